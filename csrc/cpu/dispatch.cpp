@@ -1,0 +1,108 @@
+// Chooses the instruction set once, splits work among OpenMP threads (torch's own libgomp pool, so
+// torch.set_num_threads holds here too).
+#include <stdlib.h>
+#include <string.h>
+
+#include "table.h"
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace fastard {
+namespace {
+
+// Below this many elements a thread costs more than it brings; torch's own grain.
+constexpr int64_t kGrain = 32768;
+// A class costs two exponentials, some sixteen times a step's element.
+constexpr int64_t kRowGrain = 4096;
+
+const CpuTable* widest() {
+  const CpuTable* table = &fastard_cpu_base;
+#ifdef FASTARD_X86
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("bmi2");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
+  const char* wanted = getenv("FASTARD_CPU_ISA");
+  const bool any = !wanted || !*wanted;
+  if (avx2 && (any || strcmp(wanted, "base"))) table = &fastard_cpu_avx2;
+  if (avx512 && (any || !strcmp(wanted, "avx512"))) table = &fastard_cpu_avx512;
+#endif
+  return table;
+}
+
+const CpuTable& chosen() {
+  static const CpuTable* table = widest();
+  return *table;
+}
+
+// Units are split into equal contiguous runs; results do not depend on how many threads there are.
+template <class Work> int parallel(int64_t units, int64_t elements, int64_t grain, Work work) {
+  if (units <= 0 || elements <= 0) return kOk;
+#ifdef _OPENMP
+  int64_t threads = omp_get_max_threads();
+  if (threads > units) threads = units;
+  if (threads > 1 && elements >= 2 * grain && !omp_in_parallel()) {
+    int status = kOk;
+#pragma omp parallel num_threads(int(threads)) reduction(max : status)
+    {
+      const int64_t count = omp_get_num_threads(), id = omp_get_thread_num();
+      const int64_t begin = units * id / count, end = units * (id + 1) / count;
+      if (begin < end) status = work(begin, end);
+    }
+    return status;
+  }
+#endif
+  (void)grain;
+  return work(int64_t(0), units);
+}
+
+bool out_of_range(const int64_t* labels, int64_t rows, int64_t classes) {
+  if (!labels) return false;
+  for (int64_t r = 0; r < rows; ++r)
+    if (labels[r] < 0 || labels[r] >= classes) return true;
+  return false;
+}
+
+}  // namespace
+
+const char* cpu_isa() { return chosen().name; }
+
+int cpu_pgd_step(const StepArgs& args) {
+  StepArgs a = args;
+  // One value for all and nothing per channel: the whole batch is one long sample.
+  if (a.norm == kLinf && !a.mean && (!a.eps.data || !a.eps.stride) &&
+      (!a.alpha.data || !a.alpha.stride)) {
+    a.n *= a.batch;
+    a.batch = a.n ? 1 : 0;
+  }
+  const CpuTable& table = chosen();
+  const int64_t elements = a.batch * a.n;
+  if (!elements) return kOk;
+  return parallel(table.step_units(a), elements, kGrain,
+                  [&](int64_t b, int64_t e) { return table.pgd_step(a, b, e); });
+}
+
+int cpu_random_start(const StartArgs& a) {
+  return parallel(a.n ? a.batch : 0, a.batch * a.n, kGrain,
+                  [&](int64_t b, int64_t e) { return chosen().random_start(a, b, e); });
+}
+
+int cpu_logit_rows(const RowArgs& a) {
+  if (out_of_range(a.labels, a.rows, a.classes) || out_of_range(a.goals, a.rows, a.classes))
+    return kBadLabel;
+  return parallel(a.rows, a.rows * a.classes, kRowGrain,
+                  [&](int64_t b, int64_t e) { return chosen().logit_rows(a, b, e); });
+}
+
+double cpu_sum(const void* values, int type, int64_t n) {
+  double total = 0;
+  for (int64_t i = 0; i < n; ++i)
+    total += type == kF64 ? static_cast<const double*>(values)[i]
+                          : double(static_cast<const float*>(values)[i]);
+  return total;
+}
+
+}  // namespace fastard

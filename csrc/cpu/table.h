@@ -1,0 +1,22 @@
+// What each ISA's object offers: loops over a range of work units, threads are the caller's matter.
+#pragma once
+#include "../kernels.h"
+
+namespace fastard {
+
+struct CpuTable {
+  const char* name;
+  // Units are blocks of the step (Linf) or samples (L2, L1).
+  int64_t (*step_units)(const StepArgs& a);
+  int (*pgd_step)(const StepArgs& a, int64_t begin, int64_t end);
+  int (*random_start)(const StartArgs& a, int64_t begin, int64_t end);
+  int (*logit_rows)(const RowArgs& a, int64_t begin, int64_t end);
+};
+
+}  // namespace fastard
+
+extern "C" {
+extern const fastard::CpuTable fastard_cpu_base;
+extern const fastard::CpuTable fastard_cpu_avx2;
+extern const fastard::CpuTable fastard_cpu_avx512;
+}

@@ -1,0 +1,78 @@
+// Every kernel's interface: pointers, sizes, a stream. Samples are dense and outermost; within a
+// sample elements lie in one shared order (contiguous or channels_last).
+#pragma once
+#include <stdint.h>
+
+namespace fastard {
+
+enum DType : int { kF32 = 0, kF64 = 1, kF16 = 2, kBF16 = 3 };
+enum Norm : int { kLinf = 0, kL2 = 1, kL1 = 2 };
+enum LossKind : int { kKL = 0, kCE = 1, kMixture = 2, kMargin = 3, kDLR = 4 };
+enum StartKind : int { kUniform = 0, kGaussian = 1 };
+
+// One value for all samples (data == nullptr) or stride 0 / 1 into an array of the accumulation
+// type (float, or double where x is double).
+struct PerSample {
+  const void* data;
+  int64_t stride;
+  double value;
+};
+
+struct StepArgs {
+  void* x_adv;
+  const void* grad;
+  const void* x;
+  void* feed;         // second output (x_adv - mean) / std, cast; may be null
+  const float* mean;  // [channels] or null
+  const float* std;
+  int x_type, grad_type, feed_type, norm;
+  int64_t batch, n;         // samples, elements of one
+  int64_t channels, plane;  // element i belongs to channel (i / plane) % channels
+  PerSample eps, alpha;
+  double clip_min, clip_max, l1_sparsity;
+};
+
+struct StartArgs {
+  void* x_adv;
+  const void* x;
+  const void* noise;   // U[0,1) or N(0,1), in x_adv's order
+  const void* radius;  // [batch] of U[0,1) for the L2 ball, else null
+  int x_type, noise_type, radius_type, norm, kind;
+  int64_t batch, n;
+  PerSample eps;
+  double sigma, clip_min, clip_max;
+  bool clip;
+};
+
+struct RowArgs {
+  const void* logits;       // [rows, classes]
+  const void* target;       // teacher logits or null
+  const int64_t* labels;    // [rows] or null
+  const int64_t* goals;     // the classes that a targeted DLR aims at, or null
+  void* loss;               // [rows] in the accumulation type
+  void* dlogits;            // as logits; may be null
+  void* dtarget;            // as target; may be null
+  int logits_type, target_type, kind;
+  bool targeted;
+  int64_t rows, classes;
+  double temperature, kappa, mix, log_floor, scale;
+};
+
+// CPU; 0, or a Status that says what was wrong.
+enum Status : int { kOk = 0, kNoMemory = 1, kBadLabel = 2 };
+int cpu_pgd_step(const StepArgs& a);
+int cpu_random_start(const StartArgs& a);
+int cpu_logit_rows(const RowArgs& a);
+double cpu_sum(const void* values, int type, int64_t n);
+const char* cpu_isa();
+
+#ifdef FASTARD_WITH_CUDA
+// CUDA; 0 or a cudaError_t.
+int cuda_pgd_step(const StepArgs& a, void* stream);
+int cuda_logit_rows(const RowArgs& a, void* stream);
+int cuda_runtime_version();
+int cuda_driver_version();
+const char* cuda_error(int code);
+#endif
+
+}  // namespace fastard

@@ -1,0 +1,121 @@
+// The formulas of every op, once for CPU and CUDA: no tensor, no torch, no CUDA runtime.
+// FA_ISA names the including object's namespace: a linker that merged inline functions across
+// objects could keep an AVX-512 copy for every CPU.
+#pragma once
+#include <math.h>
+#include <stdint.h>
+
+#ifndef FA_ISA
+#error "define FA_ISA before including math.h"
+#endif
+#ifdef __CUDACC__
+#define FA_FN static __host__ __device__ __forceinline__
+#else
+#define FA_FN static inline __attribute__((always_inline))
+#endif
+
+namespace fastard {
+namespace FA_ISA {
+
+constexpr double kTinyNorm = 1e-12;     // AutoAttack's guard of ||g||_2 and of DLR's denominator
+constexpr double kTinyCount = 1e-10;    // APGD-L1's guard of the number of moved coordinates
+
+template <class A> FA_FN A lesser(A a, A b) { return a < b ? a : b; }
+template <class A> FA_FN A greater(A a, A b) { return a > b ? a : b; }
+template <class A> FA_FN A clamp(A v, A lo, A hi) {
+  v = v < lo ? lo : v;
+  return v > hi ? hi : v;
+}
+template <class A> FA_FN A magnitude(A v) { return v < A(0) ? -v : v; }
+template <class A> FA_FN bool finite(A v) { return v - v == A(0); }
+
+// sign(g) * alpha with sign(NaN) = 0: a NaN gradient moves nothing.
+template <class A> FA_FN A signed_step(A g, A alpha) {
+  return g > A(0) ? alpha : (g < A(0) ? -alpha : A(0));
+}
+
+// Linf: clip(clip(x_adv + alpha*sign(g), x - eps, x + eps), lo, hi), in the published loops' order.
+template <class A> FA_FN A linf_step(A x_adv, A g, A x, A eps, A alpha, A lo, A hi) {
+  return clamp(clamp(x_adv + signed_step(g, alpha), x - eps, x + eps), lo, hi);
+}
+
+// L2: alpha / (||g|| + 1e-12), or 0 where the norm is not finite.
+template <class A> FA_FN A l2_scale(A alpha, A grad_norm) {
+  return finite(grad_norm) ? alpha / (grad_norm + A(kTinyNorm)) : A(0);
+}
+// L2: what shrinks a displacement of this norm into the ball.
+template <class A> FA_FN A l2_shrink(A eps, A norm) {
+  return lesser(A(1), eps / (norm + A(kTinyNorm)));
+}
+// A gradient of which no finite multiple is taken contributes nothing (0 * inf would be NaN).
+template <class A> FA_FN A l2_moved(A x_adv, A g, A scale) {
+  return scale == A(0) ? x_adv : x_adv + scale * g;
+}
+
+// L1: |g| with NaN counted as 0, the key by which coordinates are ranked.
+template <class A> FA_FN A l1_key(A g) { return g == g ? magnitude(g) : A(0); }
+// L1: the room left for coordinate x when it moves by u, inside the box.
+template <class A> FA_FN A l1_room(A u, A x, A lo, A hi) { return u > A(0) ? hi - x : x - lo; }
+// L1: |u| after the soft threshold lambda, within its room: the projection onto ball and box.
+template <class A> FA_FN A l1_shrunk(A abs_u, A room, A lambda) {
+  return lesser(greater(abs_u - lambda, A(0)), room);
+}
+
+template <class A> FA_FN A normalised(A v, A mean, A std) { return (v - mean) / std; }
+
+// Uniform noise u in [0, 1) to [-eps, eps], rounded as torch.rand(...) * 2 * eps - eps is.
+template <class A> FA_FN A uniform_offset(A u, A eps) { return u * A(2) * eps - eps; }
+
+#ifdef __CUDACC__
+FA_FN float exponential(float v) { return expf(v); }
+#else
+// exp for v <= 0 (a max was subtracted), 0 below -87.3; errors <= 2 ulp; NaN stays NaN.
+FA_FN float exponential(float v) {
+  const float shifted = v * 1.44269504088896341f + 12582912.0f;
+  const float n = shifted - 12582912.0f;
+  const float r = (v - n * 0.693359375f) - n * -2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  union { float f; int32_t i; } bits = {shifted}, power;
+  power.i = (bits.i - 0x4B400000 + 127) << 23;
+  return v < -87.3f ? 0.0f : p * power.f;
+}
+#endif
+FA_FN double exponential(double v) { return exp(v); }
+FA_FN float logarithm(float v) { return logf(v); }
+FA_FN double logarithm(double v) { return log(v); }
+FA_FN float root(float v) { return sqrtf(v); }
+FA_FN double root(double v) { return sqrt(v); }
+
+// One term of KL(p||q); p = 0 contributes nothing whatever q is, floor is RSLAD's log(p + floor).
+template <class A> FA_FN A kl_term(A p, A log_p, A log_q) {
+  return p > A(0) ? p * (log_p - log_q) : (p == p ? A(0) : p);
+}
+template <class A> FA_FN A floored_log(A p, A log_p, A floor) {
+  return floor > A(0) ? logarithm(p + floor) : log_p;
+}
+// d KL / d teacher logit before the mean is removed: log(p + f) + p / (p + f) - log q.
+template <class A> FA_FN A teacher_slope(A p, A log_pf, A log_q, A floor) {
+  return log_pf - log_q + (floor > A(0) ? p / (p + floor) : A(1));
+}
+
+// CW margin, oriented for ascent: -max(side * (z_y - z_other) + kappa, 0); side = -1 when targeted.
+template <class A> FA_FN A margin_loss(A z_y, A z_other, A kappa, A side) {
+  return -greater(side * (z_y - z_other) + kappa, A(0));
+}
+template <class A> FA_FN bool margin_active(A z_y, A z_other, A kappa, A side) {
+  return side * (z_y - z_other) + kappa > A(0);
+}
+
+// DLR of Croce & Hein 2020; the targeted form subtracts the mean of the 3rd and 4th largest.
+template <class A> FA_FN A dlr_spread(A first, A third, A fourth, bool targeted) {
+  return (targeted ? first - A(0.5) * (third + fourth) : first - third) + A(kTinyNorm);
+}
+
+}  // namespace FA_ISA
+}  // namespace fastard

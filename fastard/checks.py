@@ -1,0 +1,160 @@
+"""Argument checks: each refusal is one sentence that names the argument, what it was, what it must be."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def describe(t: object) -> str:
+    """A tensor as `float32 [128, 10] on cpu`, anything else by its type."""
+    if isinstance(t, Tensor):
+        return f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)} on {t.device}"
+    return f"a {type(t).__name__}"
+
+
+def floating(t: object, name: str) -> Tensor:
+    """A tensor of a floating dtype that the kernels take."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a tensor, but is {describe(t)}.")
+    if t.dtype not in FLOATING:
+        raise TypeError(
+            f"{name} must be float32, float64, float16 or bfloat16, but is {describe(t)}."
+        )
+    return t
+
+
+def same_shape(t: Tensor, like: Tensor, name: str, like_name: str) -> None:
+    if t.shape != like.shape:
+        raise ValueError(
+            f"{name} must have {like_name}'s shape {list(like.shape)}, but has {list(t.shape)}."
+        )
+
+
+def same_device(t: Tensor, like: Tensor, name: str, like_name: str) -> None:
+    if t.device != like.device:
+        raise ValueError(
+            f"{name} must be on {like_name}'s device {like.device}, but is on {t.device}."
+        )
+
+
+def radius(value: object, batch: int, name: str) -> None:
+    """eps or alpha: one finite number >= 0, or a tensor of one or of `batch` of them."""
+    if isinstance(value, Tensor):
+        if value.numel() not in (1, batch) or value.dtype not in FLOATING:
+            raise ValueError(
+                f"{name} must be a number or a floating tensor of one value or one per sample "
+                f"({batch}), but is {describe(value)}."
+            )
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number or a tensor, but is {describe(value)}.")
+    elif not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be finite and not negative, but is {value}.")
+
+
+def radius_values(value: float | Tensor, name: str) -> None:
+    """The values of a per-sample eps or alpha; synchronises on an accelerator."""
+    if isinstance(value, Tensor) and value.numel():
+        low, high = torch.aminmax(value.detach())
+        if not (low >= 0 and math.isfinite(high)):
+            raise ValueError(
+                f"{name} must be finite and not negative, but its values span "
+                f"[{low.item():g}, {high.item():g}]."
+            )
+
+
+def box(clip_min: float, clip_max: float) -> None:
+    if not clip_min < clip_max:
+        raise ValueError(f"clip_min must be below clip_max, but they are {clip_min}, {clip_max}.")
+
+
+def steps(value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"steps must be an integer, but is {describe(value)}.")
+    if value < 1:
+        raise ValueError(f"steps must be at least 1, but is {value}.")
+
+
+def in_box(x: Tensor, clip_min: float, clip_max: float) -> None:
+    """Finite and inside the box; synchronises on an accelerator."""
+    if x.numel() == 0:
+        return
+    low, high = (v.item() for v in torch.aminmax(x.detach()))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("x must be finite, but holds NaN or infinite values.")
+    # Half precisions cannot hold every bound exactly.
+    slack = 0.0 if x.dtype in (torch.float32, torch.float64) else torch.finfo(x.dtype).eps
+    if low < clip_min - slack or high > clip_max + slack:
+        raise ValueError(
+            f"x must lie in [clip_min, clip_max] = [{clip_min:g}, {clip_max:g}], but its values "
+            f"span [{low:g}, {high:g}]; pass images before normalisation, with mean= and std=."
+        )
+
+
+def labels(y: object, batch: int, device: torch.device, name: str = "y") -> Tensor:
+    """Class indices, one per sample."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"{name} must be a tensor of class indices, but is {describe(y)}.")
+    if y.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
+        raise TypeError(f"{name} must hold integer class indices, but is {describe(y)}.")
+    if y.shape != (batch,):
+        raise ValueError(f"{name} must have one label per sample [{batch}], but has {list(y.shape)}.")
+    if y.device != device:
+        raise ValueError(f"{name} must be on x's device {device}, but is on {y.device}.")
+    return y
+
+
+def labels_below(y: Tensor, classes: int, name: str = "y") -> None:
+    """Labels in [0, classes); synchronises on an accelerator."""
+    if y.numel() == 0:
+        return
+    low, high = (int(v) for v in torch.aminmax(y))
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"{name} must lie in [0, {classes}) for a model of {classes} classes, but spans "
+            f"[{low}, {high}]."
+        )
+
+
+def teacher_logits(t: object, x: Tensor, name: str = "teacher_logits") -> Tensor:
+    """Logits [B, C] on x's device."""
+    t = floating(t, name)
+    if t.dim() != 2 or len(t) != len(x):
+        raise ValueError(
+            f"{name} must be logits [{len(x)}, classes], one row per sample of x, but is "
+            f"{list(t.shape)}."
+        )
+    same_device(t, x, name, "x")
+    return t
+
+
+def logits_values(t: Tensor, name: str = "teacher_logits") -> None:
+    """Finite, and not probabilities; synchronises on an accelerator."""
+    if t.numel() == 0:
+        return
+    t = t.detach().float() if t.dtype != torch.float64 else t.detach()
+    low, high = (v.item() for v in torch.aminmax(t))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{name} must be finite, but holds NaN or infinite values.")
+    if t.shape[1] > 1 and low >= 0 and high <= 1 and (t.sum(1) - 1).abs().max().item() < 1e-3:
+        warnings.warn(
+            f"{name} look like probabilities (rows in [0, 1] that sum to 1); logits are expected, "
+            "their softmax is taken here.",
+            stacklevel=4,
+        )
+
+
+def channel_values(values: Sequence[float] | Tensor, channels: int, name: str) -> list[float]:
+    """mean or std: one number per channel."""
+    found = values.tolist() if isinstance(values, Tensor) else [float(v) for v in values]
+    if len(found) != channels:
+        raise ValueError(f"{name} must have one value per channel ({channels}), but has {len(found)}.")
+    if name == "std" and any(not v > 0 for v in found):
+        raise ValueError(f"std must be positive, but is {found}.")
+    return found

@@ -1,0 +1,81 @@
+"""The command line: ``fastard train``, ``fastard evaluate`` and ``fastard doctor``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+import fastard
+from fastard.evaluate import EvaluateConfig, evaluate_checkpoint
+from fastard.train import TrainConfig, train
+
+# What a user's input can cause; anything else is a defect of ours and keeps its traceback.
+USER_ERRORS = (ValueError, OSError, FloatingPointError)
+
+DESCRIPTION = """Adversarial training and robust distillation with compiled kernels.
+
+Examples:
+  fastard train --method trades --data digits --out runs/teacher
+  fastard train --method rslad-batchmean --data digits --teacher runs/teacher/best.safetensors
+  fastard evaluate --checkpoint runs/teacher/best.safetensors
+  fastard doctor"""
+
+
+@dataclass
+class DoctorConfig:
+    """Say which versions and backends are in use and check every op against its reference."""
+
+
+Command = (
+    Annotated[TrainConfig, tyro.conf.subcommand("train")]
+    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[DoctorConfig, tyro.conf.subcommand("doctor")]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status: 0, 2 for bad input, 130 when interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv == ["--version"]:
+        print(f"fastard {fastard.__version__}")
+        return 0
+    command = tyro.cli(
+        Command,
+        prog="fastard",
+        description=DESCRIPTION,
+        args=argv,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
+    try:
+        return _run(command)
+    except KeyboardInterrupt:
+        _complain("interrupted; --resume continues a training run after its last finished epoch")
+        return 130
+    except USER_ERRORS as error:
+        if os.environ.get("FASTARD_DEBUG") == "1":
+            raise
+        _complain(f"error: {error}")
+        return 2
+
+
+def _run(command: TrainConfig | EvaluateConfig | DoctorConfig) -> int:
+    if isinstance(command, TrainConfig):
+        train(command, Console())
+        return 0
+    if isinstance(command, EvaluateConfig):
+        evaluate_checkpoint(command, Console())
+        return 0
+    from fastard import doctor
+
+    return doctor.main()
+
+
+def _complain(sentence: str) -> None:
+    Console(stderr=True).print(escape(sentence), style="red", highlight=False, soft_wrap=True)

@@ -1,0 +1,75 @@
+"""Which device a command runs on, at which precision, and for how long."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from types import TracebackType
+
+import torch
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of this name, "auto" being CUDA where there is one; raises ValueError if none."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu or cuda, but is {name!r}.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {name!r}, but torch sees no CUDA device here.")
+    return device
+
+
+@contextlib.contextmanager
+def full_precision(*, tf32: bool = False) -> Iterator[None]:
+    """Switches autocast off, and TF32 on or off; a verdict may not hang on the precision."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = tf32
+    try:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+class DeviceTimer:
+    """Sums the time spent inside ``with timer:``; on CUDA by events, so that nothing waits."""
+
+    def __init__(self, device: torch.device):
+        self._cuda = device.type == "cuda"
+        self._elapsed = 0.0
+        self._started = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def __enter__(self) -> DeviceTimer:
+        if self._cuda:
+            pair = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+            self._events.append(pair)
+            pair[0].record()
+        else:
+            self._started = time.perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._cuda:
+            self._events[-1][1].record()
+        else:
+            self._elapsed += time.perf_counter() - self._started
+
+    def reset(self) -> float:
+        """Returns the seconds since the last reset and starts again from zero."""
+        if self._events:
+            torch.cuda.synchronize()
+            self._elapsed = sum(begin.elapsed_time(end) for begin, end in self._events) / 1000
+            self._events.clear()
+        seconds, self._elapsed = self._elapsed, 0.0
+        return seconds

@@ -1,0 +1,70 @@
+"""Norms, losses and starts by name: the int codes that operators take."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class Norm(IntEnum):
+    """Which ball bounds the perturbation."""
+
+    Linf = 0
+    L2 = 1
+    L1 = 2
+
+
+class LossKind(IntEnum):
+    """Which row loss seeds the backward pass."""
+
+    kl = 0
+    ce = 1
+    mixture = 2
+    margin = 3
+    dlr = 4
+
+
+class StartKind(IntEnum):
+    """How an attack starts."""
+
+    uniform = 0
+    gaussian = 1
+
+
+_NORMS = {
+    "linf": Norm.Linf, "l_inf": Norm.Linf, "inf": Norm.Linf, "l2": Norm.L2, "l_2": Norm.L2,
+    "2": Norm.L2, "l1": Norm.L1, "l_1": Norm.L1, "1": Norm.L1,
+}  # fmt: skip
+_LOSSES = {kind.name: kind for kind in LossKind} | {"cw": LossKind.margin}
+
+
+def unknown(what: str, given: object, known: Iterable[str]) -> ValueError:
+    """The one sentence for a name that is not known: the list, and the nearest."""
+    names = list(known)
+    near = difflib.get_close_matches(str(given), names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return ValueError(f"unknown {what} {given!r}{hint}; known: {', '.join(names)}.")
+
+
+def parse_norm(norm: str | float | Norm) -> Norm:
+    """'Linf', 'L2', 'L1' and their aliases ('l_inf', 'inf', numpy.inf, 2, 1) as a `Norm`."""
+    if isinstance(norm, Norm):
+        return norm
+    if isinstance(norm, (int, float)) and norm in (1, 2, math.inf):
+        return {1: Norm.L1, 2: Norm.L2, math.inf: Norm.Linf}[norm]
+    found = _NORMS.get(str(norm).lower())
+    if found is None:
+        raise unknown("norm", norm, ("Linf", "L2", "L1"))
+    return found
+
+
+def parse_loss(kind: str | LossKind) -> LossKind:
+    """'kl', 'ce', 'mixture', 'margin' (alias 'cw'), 'dlr' as a `LossKind`."""
+    if isinstance(kind, LossKind):
+        return kind
+    found = _LOSSES.get(str(kind).lower())
+    if found is None:
+        raise unknown("loss", kind, (k.name for k in LossKind))
+    return found

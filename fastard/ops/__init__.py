@@ -1,0 +1,9 @@
+"""The fused operators, functional: each allocates, checks and calls one kernel."""
+
+from fastard.ops._backend import Backend, backend
+from fastard.ops.distill_kl import distill_kl
+from fastard.ops.logit_loss import logit_loss
+from fastard.ops.pgd_step import pgd_step_
+from fastard.ops.random_start import random_start_
+
+__all__ = ["Backend", "backend", "distill_kl", "logit_loss", "pgd_step_", "random_start_"]

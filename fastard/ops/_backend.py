@@ -1,0 +1,105 @@
+"""Which implementation runs an op: decided here, once per op and device type, with the reason."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from typing import NamedTuple
+
+import torch
+
+from fastard import native
+
+_COMPILED = {
+    "cpu": {"pgd_step_", "random_start_", "logit_loss", "distill_kl"},
+    "cuda": {"pgd_step_", "logit_loss"},
+}
+
+
+class Backend(NamedTuple):
+    """An implementation's name ("native" or "reference") and why it was chosen."""
+
+    name: str
+    reason: str
+
+
+def _choose(op: str, device_type: str) -> Backend:
+    wanted = os.environ.get("FASTARD_BACKEND", "")
+    if wanted not in ("", "native", "reference"):
+        raise ValueError(f"FASTARD_BACKEND must be native or reference, not {wanted!r}.")
+    if wanted == "reference":
+        return Backend("reference", "FASTARD_BACKEND=reference")
+    if native.module is None:
+        return Backend("reference", native.reason)
+    if op not in _COMPILED.get(device_type, ()):
+        return Backend("reference", f"fastard._C has no {device_type} kernel of {op}")
+    usable, reason = native.cuda() if device_type == "cuda" else (True, native.reason)
+    return Backend("native" if usable else "reference", reason)
+
+
+@functools.cache
+def backend(op: str, device_type: str) -> Backend:
+    """The backend that `op` ("pgd_step_", ...) uses on `device_type` ("cpu", "cuda", ...).
+
+    A fallback to plain PyTorch that nobody asked for is said once, as a warning.
+    FASTARD_BACKEND=native|reference, read at the first use, forces one.
+    """
+    found = _choose(op, device_type)
+    if found.name == "reference" and os.environ.get("FASTARD_BACKEND") != "reference":
+        warnings.warn(
+            f"fastard.ops.{op} runs in plain PyTorch on {device_type}: {found.reason}.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    elif os.environ.get("FASTARD_BACKEND") == "native" and found.name != "native":
+        raise RuntimeError(f"FASTARD_BACKEND=native, but {found.reason}.")
+    return found
+
+
+def is_native(op: str, t: torch.Tensor) -> bool:
+    return backend(op, t.device.type).name == "native"
+
+
+def mutated(*tensors: torch.Tensor | None) -> None:
+    """Tells autograd what an operator wrote: one registered through the C shim does not."""
+    if torch.compiler.is_compiling():
+        return
+    for t in tensors:
+        if t is not None and not t.is_inference():
+            torch.autograd.graph.increment_version(t)
+
+
+def laid_out_like(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """t in like's order in memory; itself where it is so already."""
+    if t.stride() == like.stride():
+        return t
+    return torch.empty_strided(like.shape, like.stride(), dtype=t.dtype, device=t.device).copy_(t)
+
+
+def dense_samples(t: torch.Tensor) -> bool:
+    """Contiguous or channels_last: no gaps, samples outermost."""
+    if t.is_contiguous():
+        return True
+    order = sorted(range(1, t.dim()), key=t.stride)
+    expected = 1
+    for d in [*order, 0]:
+        if t.shape[d] > 1 and t.stride(d) != expected:
+            return False
+        expected *= t.shape[d]
+    return True
+
+
+def register_fakes() -> None:
+    """Operators only mutate, so that nothing is left to infer."""
+
+    def nothing(*_args: object) -> None:
+        return None
+
+    for name in ("pgd_step_.Scalar", "pgd_step_.Tensor", "random_start_.Scalar",
+                 "random_start_.Tensor", "logit_loss", "distill_kl"):  # fmt: skip
+        torch.library.register_fake(f"fastard::{name}", nothing)
+
+
+if native.module is not None:
+    register_fakes()

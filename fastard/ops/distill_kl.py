@@ -1,0 +1,110 @@
+"""`distill_kl`: the outer distillation loss, differentiable in both logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fastard import checks, native, reference
+from fastard.ops._backend import is_native
+
+if native.module is not None:
+    _KL = torch.ops.fastard.distill_kl.default
+
+REDUCTIONS = ("batchmean", "mean", "sum", "none")
+
+
+def _gradients(
+    student: Tensor, teacher: Tensor, temperature: float, log_floor: float, scale: float,
+    per_row: bool, need_student: bool, need_teacher: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+    if not is_native("distill_kl", student):
+        rows, ds, dt = reference.distill_kl(student, teacher, temperature, log_floor)
+        rows = rows * scale
+        return (
+            rows if per_row else rows.sum(),
+            (ds * scale).to(student.dtype) if need_student else None,
+            (dt * scale).to(teacher.dtype) if need_teacher else None,
+        )
+    student, teacher = student.contiguous(), teacher.contiguous()
+    accumulated = torch.float64 if student.dtype == torch.float64 else torch.float32
+    loss = student.new_empty((len(student),) if per_row else (), dtype=accumulated)
+    dstudent = student.new_empty(student.shape) if need_student else None
+    dteacher = teacher.new_empty(teacher.shape) if need_teacher else None
+    _KL(student, teacher, temperature, log_floor, scale, loss, dstudent, dteacher)
+    return loss, dstudent, dteacher
+
+
+class _DistillKL(torch.autograd.Function):
+    """Both gradients are made in the forward pass, where the softmaxes are at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, temperature: float, log_floor: float,
+        scale: float, per_row: bool,
+    ) -> Tensor:  # fmt: skip
+        loss, ds, dt = _gradients(
+            student.detach(), teacher.detach(), temperature, log_floor, scale, per_row,
+            ctx.needs_input_grad[0], ctx.needs_input_grad[1])  # fmt: skip
+        ctx.save_for_backward(ds, dt)
+        ctx.per_row = per_row
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        factor = grad[:, None] if ctx.per_row else grad
+        ds, dt = (None if d is None else d * factor.to(d.dtype) for d in ctx.saved_tensors)
+        return ds, dt, None, None, None, None
+
+
+def distill_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 1.0,
+    reduction: str = "batchmean",
+    *,
+    log_floor: float = 0.0,
+    scale: float = 1.0,
+) -> Tensor:
+    """KL(teacher || student) of the tempered softmaxes, differentiable in both logits.
+
+    Equivalent to: ``scale * F.kl_div((student_logits / temperature).log_softmax(1),
+    (teacher_logits / temperature).softmax(1), reduction=reduction)``
+
+    The usual factor temperature**2 of Hinton et al. 2015 is not included: pass it as `scale`.
+    `log_floor` is the 1e-5 of RSLAD's published code: sum p * (log(p + log_floor) - log q). The
+    gradient in the teacher's logits stays finite where a probability underflows (the NaN of
+    F.kl_div with a target that is not detached).
+
+    Args:
+        student_logits, teacher_logits: [B, C] fp32, fp64, bf16 or fp16; computed in fp32 (fp64).
+        reduction: "batchmean" divides the sum by B, "mean" by B * C, "sum" by nothing; "none"
+            gives the sum over classes of each row, [B] (F.kl_div would give [B, C]).
+    Returns:
+        The loss in fp32 (fp64 for fp64 logits).
+    Raises:
+        TypeError, ValueError: an argument that does not fit, in one sentence.
+    """
+    checks.floating(student_logits, "student_logits")
+    checks.floating(teacher_logits, "teacher_logits")
+    if student_logits.dim() != 2:
+        raise ValueError(
+            f"student_logits must be [batch, classes], but have shape {list(student_logits.shape)}."
+        )
+    checks.same_shape(teacher_logits, student_logits, "teacher_logits", "student_logits")
+    checks.same_device(teacher_logits, student_logits, "teacher_logits", "student_logits")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, but is {temperature}.")
+    if log_floor < 0:
+        raise ValueError(f"log_floor must not be negative, but is {log_floor}.")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, not {reduction!r}.")
+    rows, classes = student_logits.shape
+    divisor = {"batchmean": rows, "mean": rows * classes}.get(reduction, 1)
+    return _DistillKL.apply(
+        student_logits, teacher_logits, temperature, log_floor,
+        scale / divisor if divisor else 0.0, reduction == "none")  # fmt: skip

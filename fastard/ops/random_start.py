@@ -1,0 +1,79 @@
+"""`random_start_`: the start of an attack from given noise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastard import checks, native, reference
+from fastard.kinds import Norm, StartKind, parse_norm
+from fastard.ops._backend import dense_samples, is_native, laid_out_like, mutated
+from fastard.ops.pgd_step import as_bound
+
+if native.module is not None:
+    _SCALAR = torch.ops.fastard.random_start_.Scalar
+    _TENSOR = torch.ops.fastard.random_start_.Tensor
+
+
+def random_start_(
+    x_adv: Tensor,
+    x: Tensor,
+    noise: Tensor,
+    eps: float | Tensor = 8 / 255,
+    kind: str = "uniform",
+    norm: str | float | Norm = "Linf",
+    *,
+    radius: Tensor | None = None,
+    sigma: float = 0.001,
+    clip: bool = True,
+    clip_min: float = 0.0,
+    clip_max: float = 1.0,
+) -> Tensor:
+    """Writes x plus a start made from `noise` into x_adv.
+
+    Equivalent to:
+    ``x_adv.copy_(x + sigma * noise)`` for kind "gaussian" (RSLAD, TRADES: sigma 0.001), and
+    ``x_adv.copy_(x + noise * 2 * eps - eps)`` for kind "uniform" in Linf, with noise in [0, 1);
+    then ``.clamp(clip_min, clip_max)`` if clip.
+
+    Uniform in L2 takes Gaussian noise and `radius` [B] in [0, 1): noise / ||noise|| * radius * eps.
+    Uniform in L1 takes Gaussian noise and projects it onto the ball (and the box, if clip).
+
+    Raises:
+        TypeError, ValueError: a dtype, shape, device or value that does not fit, in one sentence.
+    """
+    ball = parse_norm(norm)
+    if kind not in StartKind.__members__:
+        raise ValueError(f"kind must be 'uniform' or 'gaussian', but is {kind!r}.")
+    checks.floating(x_adv, "x_adv")
+    checks.floating(noise, "noise")
+    for t, name in ((x, "x"), (noise, "noise")):
+        checks.same_shape(t, x_adv, name, "x_adv")
+        checks.same_device(t, x_adv, name, "x_adv")
+    if x.dtype != x_adv.dtype:
+        raise TypeError(f"x must have x_adv's dtype {x_adv.dtype}, but has {x.dtype}.")
+    checks.radius(eps, len(x), "eps")
+    checks.box(clip_min, clip_max)
+    if kind == "uniform" and ball == Norm.L2 and (radius is None or radius.shape != (len(x),)):
+        raise ValueError(f"radius must be one number per sample [{len(x)}] for an L2 start.")
+
+    if not is_native("random_start_", x_adv):
+        with torch.no_grad():
+            x_adv.copy_(reference.random_start(
+                x, noise, eps, kind, ball.name, radius, sigma, clip, clip_min, clip_max))  # fmt: skip
+        return x_adv
+
+    out = x_adv.detach()
+    if not dense_samples(out):
+        out = out.contiguous()
+    rest = (int(ball), int(StartKind[kind]), sigma, clip, clip_min, clip_max)
+    x, noise = laid_out_like(x.detach(), out), laid_out_like(noise.detach(), out)
+    if isinstance(eps, Tensor):
+        _TENSOR(out, x, noise, radius, as_bound(eps, x), *rest)
+    else:
+        _SCALAR(out, x, noise, radius, eps, *rest)
+    if out.data_ptr() != x_adv.data_ptr():
+        with torch.no_grad():
+            x_adv.copy_(out)
+    mutated(x_adv)
+    return x_adv

@@ -1,0 +1,46 @@
+"""Progress bars of the long-running commands, and the running means they show."""
+
+from __future__ import annotations
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+QUIET = Console(quiet=True)
+
+
+def progress_bar(console: Console, *columns: str) -> Progress:
+    """A progress display with the given text columns between the bar and the time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        *(TextColumn(column) for column in columns),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        # Without a terminal rich would print the finished bar as lines of text.
+        disable=not console.is_terminal,
+    )
+
+
+class Tally:
+    """Sums of the logs of an epoch, kept on the device so that no step waits for it."""
+
+    def __init__(self, device: torch.device):
+        self.samples = self.steps = 0
+        self.sums: dict[str, torch.Tensor] = {}
+        self.bad_step = torch.zeros((), dtype=torch.int64, device=device)
+
+    def add(self, logs: dict[str, torch.Tensor], samples: int) -> None:
+        self.samples += samples
+        self.steps += 1
+        for name, value in logs.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.double() * samples
+        bad = ~logs["loss"].isfinite() & (self.bad_step == 0)
+        self.bad_step = torch.where(bad, self.steps, self.bad_step)
+
+    def read(self) -> tuple[dict[str, float], int | None]:
+        """The means so far and the first step whose loss was not finite; waits for the device."""
+        means = {name: float(value) / self.samples for name, value in self.sums.items()}
+        return means, int(self.bad_step) or None

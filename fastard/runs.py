@@ -1,0 +1,106 @@
+"""The folder of a training run: its settings, metrics, checkpoints and curves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from fastard.files import atomic_path, require_writable_dir
+
+
+class RunFolder:
+    """The files of one run; every write is atomic, so that a reader never meets half of one."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.state = path / "state.pt"
+        self.last = path / "last.safetensors"
+        self.best = path / "best.safetensors"
+        self.curves = path / "curves.png"
+
+    def refuse_existing(self) -> None:
+        """Raises FileExistsError when a run was already started here."""
+        if self.config.exists() or self.metrics.exists():
+            raise FileExistsError(
+                f"{self.path} holds a run already: give --resume to continue it or another --out."
+            )
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Makes the folder; takes it away again when the block fails and wrote nothing.
+
+        Raises PermissionError or NotADirectoryError when the folder cannot be made or written.
+        """
+        existed = self.path.exists()
+        require_writable_dir(self.path)
+        try:
+            yield
+        finally:
+            if not existed and not any(self.path.iterdir()):
+                self.path.rmdir()
+
+    def write_config(self, values: dict[str, Any]) -> None:
+        text = yaml.safe_dump(values, sort_keys=False)
+        with atomic_path(self.config) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def read_config(self) -> dict[str, Any]:
+        """The settings of the run; raises FileNotFoundError when there is no run here."""
+        if not self.config.exists():
+            raise FileNotFoundError(f"{self.path} holds no run to resume: config.yaml is missing.")
+        return yaml.safe_load(self.config.read_text(encoding="utf-8"))
+
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        with atomic_path(self.metrics) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        with atomic_path(self.state) as temporary:
+            torch.save(state, temporary)
+
+    def read_state(self) -> dict[str, Any] | None:
+        """What `write_state` wrote, on the CPU; None before the first finished epoch."""
+        if not self.state.exists():
+            return None
+        return torch.load(self.state, map_location="cpu", weights_only=True)
+
+    def draw_curves(self, rows: list[dict[str, Any]], title: str) -> None:
+        """Draws loss and accuracies over the epochs."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        loss_axes, accuracy_axes = figure.subplots(1, 2)
+        _curve(loss_axes, rows, "loss", "training loss")
+        for split in ("val", "test"):
+            for kind in ("clean", "robust"):
+                _curve(accuracy_axes, rows, f"{split}_{kind}", f"{kind}, {split}")
+        for kind in ("clean", "robust"):
+            label = f"{kind}, training batches"
+            _curve(accuracy_axes, rows, f"{kind}_accuracy", label, linestyle=":")
+        for axes, label in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
+            axes.set(xlabel="epoch", ylabel=label)
+            axes.grid(alpha=0.3)
+            axes.legend()
+        accuracy_axes.set_ylim(0, 1)
+        figure.suptitle(title)
+        with atomic_path(self.curves) as temporary:
+            figure.savefig(temporary, dpi=120, format="png")
+
+
+def _curve(axes: Any, rows: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:
+    points = [(row["epoch"], row[key]) for row in rows if key in row]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label, **style)

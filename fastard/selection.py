@@ -1,0 +1,62 @@
+"""How the best epoch of a run is chosen: on which images and by which accuracy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+
+from fastard.data import Splits
+from fastard.methods.recipes import SELECTIONS
+from fastard.suites import Attack, judge
+from fastard.train_config import TrainConfig
+
+
+class Selection:
+    """Validates epochs and compares them; only a test-selected run ever looks at the test set.
+
+    Args:
+        config: a resolved config.
+        splits: the data, with a held-out part where the selection is "held-out".
+        by: "robust" or "clean", the accuracy that decides; the other one breaks ties.
+    """
+
+    def __init__(self, config: TrainConfig, splits: Splits, by: str):
+        self.config, self.by = config, by
+        self.split = {"held-out": "val", "test-selected": "test", "last": None}[config.selection]
+        self.images = getattr(splits, self.split) if self.split else None
+
+    def validate(self, student: nn.Module, epoch: int) -> dict[str, float]:
+        """The student's clean and robust accuracy, named after the split; empty when not due."""
+        config = self.config
+        due = epoch % config.eval_every == 0 or epoch == config.epochs
+        due |= config.eval_from is not None and epoch >= config.eval_from
+        if self.images is None or not due:
+            return {}
+        attack = Attack("pgd", f"PGD-{config.val_steps}", config.val_steps, config.val_alpha)
+        settings = {"eps": config.eps, "norm": config.norm, "seed": config.seed}
+        return {
+            f"{self.split}_clean": judge(student, self.images).accuracy,
+            f"{self.split}_robust": judge(student, self.images, attack, **settings).accuracy,
+        }
+
+    def is_best(self, row: dict[str, Any], best: dict[str, Any]) -> bool:
+        """Whether this epoch beats the best one so far (an empty dict before there is one)."""
+        if self.split is None:
+            return row["epoch"] == self.config.epochs
+        return self._score(row) > self._score(best)
+
+    def describe(self, best: dict[str, Any]) -> str:
+        """A sentence on how the best checkpoint was selected."""
+        config = self.config
+        text = SELECTIONS[config.selection]
+        if self.images is None:
+            return f"{text}, epoch {best['epoch']}"
+        accuracy = "clean" if self.by == "clean" else f"PGD-{config.val_steps}"
+        return f"{text}, by {accuracy} accuracy on {len(self.images)} images, epoch {best['epoch']}"
+
+    def _score(self, row: dict[str, Any]) -> tuple[float, float]:
+        other = "robust" if self.by == "clean" else "clean"
+        first, second = (row.get(f"{self.split}_{kind}", -math.inf) for kind in (self.by, other))
+        return first, second
