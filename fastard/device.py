@@ -1,10 +1,8 @@
-"""Which device a command runs on, at which precision, and for how long."""
+"""Which device a command runs on, and how long it worked."""
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from types import TracebackType
 
 import torch
@@ -21,19 +19,6 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {name!r}, but torch sees no CUDA device here.")
     return device
-
-
-@contextlib.contextmanager
-def full_precision(*, tf32: bool = False) -> Iterator[None]:
-    """Switches autocast off, and TF32 on or off; a verdict may not hang on the precision."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = tf32
-    try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 class DeviceTimer:

@@ -25,7 +25,10 @@ def progress_bar(console: Console, *columns: str) -> Progress:
 
 
 class Tally:
-    """Sums of the logs of an epoch, kept on the device so that no step waits for it."""
+    """Sums of an epoch's logs, kept on the device so that no step waits for it.
+
+    `bad_step` is the first step, counted from 1, whose loss was not finite; 0 while there is none.
+    """
 
     def __init__(self, device: torch.device):
         self.samples = self.steps = 0
@@ -40,7 +43,6 @@ class Tally:
         bad = ~logs["loss"].isfinite() & (self.bad_step == 0)
         self.bad_step = torch.where(bad, self.steps, self.bad_step)
 
-    def read(self) -> tuple[dict[str, float], int | None]:
-        """The means so far and the first step whose loss was not finite; waits for the device."""
-        means = {name: float(value) / self.samples for name, value in self.sums.items()}
-        return means, int(self.bad_step) or None
+    def means(self) -> dict[str, float]:
+        """The means per sample so far; waits for the device."""
+        return {name: float(value) / self.samples for name, value in self.sums.items()}

@@ -10,7 +10,7 @@ from torch import nn
 
 from fastard import api
 from fastard.data import Images
-from fastard.device import full_precision
+from fastard.engine.precision import arithmetic, resolve
 from fastard.methods.base import evaluating
 
 REFERENCE_EPS = 8 / 255
@@ -86,9 +86,10 @@ def judge(
     """
     noise = torch.Generator().manual_seed(seed)
     survived, broken = [], []
-    with full_precision(), evaluating(model):
+    device = images.device.type
+    with arithmetic(resolve("fp32", device), model, device), evaluating(model):
         for start in range(0, len(images), batch_size):
-            rows = torch.arange(start, min(start + batch_size, len(images)), device=images.x.device)
+            rows = torch.arange(start, min(start + batch_size, len(images)), device=images.device)
             x, y = images.float(rows), images.y[rows]
             if attack is not None:
                 chosen = rows.new_ones(len(rows), dtype=torch.bool) if skip is None else ~skip[rows]

@@ -115,6 +115,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     data = DATA_DEFAULTS.get(config.data, _CIFAR)
     small = {} if preset.official or data.recipe is None else data.recipe
     recipe = {"schedule": "multistep", **asdict(preset), **small}
+    if config.milestones:
+        recipe["schedule"] = "multistep"
     filled = {name: recipe[name] for name in _FROM_RECIPE if getattr(config, name) is None}
     config = replace(config, **filled)
     config = replace(
@@ -168,7 +170,7 @@ def resumed(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
         for name in _FREE_ON_RESUME
         if getattr(config, name) != getattr(default, name)
     }
-    return replace(saved, **free, resume=True)
+    return replace(saved, **free)
 
 
 def _milestones(config: TrainConfig, recipe: dict[str, Any]) -> tuple[int, ...]:

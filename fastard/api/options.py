@@ -1,0 +1,43 @@
+"""The keywords that every attack function takes, for type checkers and editors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from typing_extensions import TypedDict
+
+
+class CommonOptions(TypedDict, total=False):
+    """Keywords of every attack; `fastard.PGD` says what each means."""
+
+    norm: str | float
+    random_start: bool | str
+    clip_start: bool | None
+    targeted: bool
+    clip_min: float
+    clip_max: float
+    mean: Sequence[float] | Tensor | None
+    std: Sequence[float] | Tensor | None
+    n_restarts: int
+    mode: str
+    bn_stats: str
+    precision: str | None
+    l1_sparsity: float
+    noise_device: str | torch.device | None
+    generator: torch.Generator | None
+    return_info: bool
+
+
+class KLOptions(CommonOptions, total=False):
+    """Keywords of the KL attacks."""
+
+    temperature: float
+
+
+class PGDOptions(KLOptions, total=False):
+    """Keywords of `pgd`."""
+
+    kappa: float
+    mix: float

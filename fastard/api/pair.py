@@ -1,0 +1,63 @@
+"""`PairPGD`: PGD through student and teacher at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastard import checks
+from fastard.api.attack import Attack, Bound
+from fastard.api.pgd import Statistics
+from fastard.engine import PairGradient, Program
+from fastard.engine.unwrap import Model
+from fastard.kinds import Norm
+from fastard.settings import check_values
+
+
+class PairPGD(Attack):
+    """PGD on KL(teacher(x') || student(x')) with the gradient through both networks.
+
+    AdaAD (Huang et al. 2023) and AdvFunMatch (Wu et al. 2023); arguments as `PGD`. Both networks
+    are attacked in eval mode; `mean` and `std` belong to the student, the teacher takes pixels.
+    """
+
+    def __init__(
+        self, student: Model, teacher: Model, norm: str | float | Norm = "Linf",
+        eps: Bound = 8 / 255, alpha: Bound = 2 / 255, steps: int = 10, *,
+        clip_start: bool | None = None, random_start: bool | str = True, temperature: float = 1.0,
+        targeted: bool = False, mean: Statistics = None, std: Statistics = None, mode: str = "eval",
+        bn_stats: str = "update", precision: str | None = None, **options: Any,
+    ) -> None:  # fmt: skip
+        if clip_start is None:
+            clip_start = random_start == "uniform"
+        super().__init__(norm, eps, alpha, steps, random_start=random_start,
+                         published_start="gaussian", clip_start=clip_start, **options)  # fmt: skip
+        self.student = Program(student, precision, mean=mean, std=std, mode=mode, bn_stats=bn_stats)
+        self.teacher = Program(teacher, precision)
+        self.pair = PairGradient(
+            self.student, self.teacher, temperature=temperature, targeted=targeted
+        )
+
+    def __call__(self, x: Tensor) -> Any:
+        checks.floating(x, "x")
+        key = (x.shape, x.dtype, x.device)
+        self._check_images(x, check_values(self.student.model, key, x.device.type))
+        if len(x) == 0:
+            return self._empty(x)
+        with self.teacher.running(x):
+            return self._attack(self.student, x, self._gradient, self.pair.value, self.explain)
+
+    def _gradient(self, feed: Tensor, x_adv: Tensor) -> Tensor:
+        _, through_student, through_teacher = self.pair(feed, x_adv)
+        prepared = self.student.feed(x_adv)
+        if prepared.std is None:
+            return through_student + through_teacher
+        # The step's gradient is in the student's prepared input.
+        std = through_teacher.new_tensor(prepared.std).view(1, -1, *[1] * (x_adv.dim() - 2))
+        return torch.addcmul(through_student, through_teacher, std)
+
+    def explain(self) -> str:
+        """What runs where, student first."""
+        return f"student\n{self.student.explain()}\nteacher\n{self.teacher.explain()}"

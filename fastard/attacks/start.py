@@ -1,0 +1,73 @@
+"""Random starts, drawn as the published loops draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastard import ops
+from fastard.kinds import Norm
+
+STARTS = ("gaussian", "uniform")
+
+
+@dataclass(frozen=True)
+class Start:
+    """How an attack starts.
+
+    `kind` None starts at x. Noise is contiguous NCHW fp32: ``torch.randn(x.shape)`` for the
+    Gaussian and for every L2 and L1 start, ``torch.rand(x.shape)`` for the uniform Linf start, one
+    more ``torch.rand(len(x))`` for the L2 radius; drawn on `device` from `generator`, or torch's
+    global one.
+    """
+
+    kind: str | None
+    clip: bool
+    norm: Norm
+    device: torch.device
+    generator: torch.Generator | None = None
+    sigma: float = 0.001
+
+    def write_(
+        self, x_adv: Tensor, x: Tensor, eps: float | Tensor, clip_min: float, clip_max: float
+    ) -> None:
+        """Draws a start into x_adv."""
+        if self.kind is None:
+            x_adv.copy_(x)
+            return
+        where = {"device": self.device, "generator": self.generator, "dtype": torch.float32}
+        gaussian = self.kind == "gaussian" or self.norm != Norm.Linf
+        noise = torch.randn(x.shape, **where) if gaussian else torch.rand(x.shape, **where)
+        radius = None
+        if self.kind == "uniform" and self.norm == Norm.L2:
+            radius = torch.rand(len(x), **where).to(x.device)
+        ops.random_start_(
+            x_adv, x, noise.to(x.device), eps, self.kind, self.norm, radius=radius,
+            sigma=self.sigma, clip=self.clip, clip_min=clip_min, clip_max=clip_max)  # fmt: skip
+
+
+@contextmanager
+def preserved_rng(start: Start) -> Iterator[None]:
+    """Takes back a start's draws when the block raises."""
+    if start.kind is None:
+        yield
+        return
+    generator, cuda = start.generator, start.device.type == "cuda"
+    if generator is not None:
+        state = generator.get_state()
+    else:
+        state = torch.cuda.get_rng_state(start.device) if cuda else torch.get_rng_state()
+    try:
+        yield
+    except BaseException:
+        if generator is not None:
+            generator.set_state(state)
+        elif cuda:
+            torch.cuda.set_rng_state(state, start.device)
+        else:
+            torch.set_rng_state(state)
+        raise

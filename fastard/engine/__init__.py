@@ -1,0 +1,11 @@
+"""Programs: a model's logits and input gradients, and the losses that seed them."""
+
+from fastard.engine.gradient import InputGradient, PairGradient, RowLoss, UserLoss
+from fastard.engine.guard import attack_mode
+from fastard.engine.program import Feed, Program
+from fastard.engine.unwrap import inner_model
+
+__all__ = [
+    "Feed", "InputGradient", "PairGradient", "Program", "RowLoss", "UserLoss", "attack_mode",
+    "inner_model",
+]  # fmt: skip

@@ -1,0 +1,159 @@
+"""From losses to input gradients: a loss seeds dlogits, a program carries them to the input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fastard import checks, ops
+from fastard.engine.program import Program
+from fastard.engine.unwrap import Model
+from fastard.kinds import LossKind
+
+
+class Seed(Protocol):
+    """Per-sample loss [B], oriented for ascent, and its gradient in the logits [B, C]."""
+
+    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class RowLoss:
+    """One of fastard's fused losses with its target, as `ops.logit_loss` defines them.
+
+    Raises:
+        ValueError: at the first call, where class counts or labels do not fit the model's.
+    """
+
+    def __init__(
+        self,
+        kind: LossKind,
+        target: Tensor,
+        *,
+        labels: Tensor | None = None,
+        targeted: bool = False,
+        temperature: float = 1.0,
+        kappa: float = 0.0,
+        mix: float = 0.5,
+        check_values: bool = True,
+    ) -> None:
+        self.kind, self.target, self.labels = kind, target, labels
+        self.options = {
+            "targeted": targeted, "temperature": temperature, "kappa": kappa, "mix": mix,
+        }  # fmt: skip
+        self._unchecked, self._check_values = True, check_values
+
+    def _check(self, logits: Tensor) -> None:
+        classes = logits.shape[1]
+        if self.kind in (LossKind.kl, LossKind.mixture) and self.target.shape[1] != classes:
+            raise ValueError(
+                f"teacher_logits must have one column per class of the model ({classes}), but "
+                f"have {self.target.shape[1]}."
+            )
+        if self._check_values:
+            for t, name in ((self.target, "target"), (self.labels, "labels")):
+                if t is not None and t.dim() == 1:
+                    checks.labels_below(t, classes, name)
+        self._unchecked = False
+
+    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        if self._unchecked:
+            self._check(logits)
+        loss, dlogits = ops.logit_loss(
+            logits, self.target, self.kind, labels=self.labels, **self.options
+        )
+        return loss, dlogits
+
+
+class UserLoss:
+    """A caller's ``loss(logits, target)``, per sample or reduced, followed by autograd to the logits."""
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], target: Tensor, sign: float = 1.0):
+        self.loss, self.target, self.sign = loss, target, sign
+
+    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaf = logits.detach().requires_grad_()
+            value = self.loss(leaf, self.target)
+            if not isinstance(value, Tensor) or value.numel() not in (1, len(logits)):
+                raise ValueError(
+                    f"loss must return a scalar or one value per sample [{len(logits)}], but "
+                    f"returned {checks.describe(value)}."
+                )
+            if not value.requires_grad:
+                raise ValueError("loss must depend on the logits it is given, but does not.")
+            (dlogits,) = torch.autograd.grad(value.sum() * self.sign, leaf)
+        loss = (value.detach() * self.sign).reshape(-1).expand(len(logits))
+        return loss, dlogits
+
+
+def as_program(model: Model | Program) -> Program:
+    return model if isinstance(model, Program) else Program(model)
+
+
+def representable(dlogits: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """dlogits scaled per sample into fp16's range, where only its direction matters."""
+    if dtype != torch.float16:
+        return dlogits
+    largest = dlogits.abs().amax(1, keepdim=True)
+    return torch.where(largest > 0, dlogits / largest.clamp(min=1e-38) * 64.0, dlogits)
+
+
+class InputGradient:
+    """Per-sample loss of a model and its gradient in the (prepared) input, up to a positive factor
+    per sample in fp16.
+
+    Equivalent to: ``logits = model(x); loss = F.kl_div(...); dx, = torch.autograd.grad(loss, x)``,
+    with no graph on the loss: `ops.logit_loss` seeds the backward pass.
+    """
+
+    def __init__(self, model: Model | Program, loss: Seed) -> None:
+        self.program, self.loss = as_program(model), loss
+
+    def __call__(self, feed: Tensor) -> tuple[Tensor, Tensor]:
+        with self.program.running(feed):
+            loss, dlogits = self.loss(self.program.forward_feed(feed))
+            return loss, self.program.vjp(representable(dlogits, self.program.low_dtype))
+
+    def value(self, feed: Tensor) -> Tensor:
+        """The loss [B] alone."""
+        with self.program.running(feed):
+            return self.loss(self.program.infer_feed(feed))[0]
+
+
+class PairGradient:
+    """KL(teacher(x) || student(x)) per sample and its gradient through both networks.
+
+    The teacher reads the images as they are, the student its prepared input; at the end both
+    gradients are in pixels.
+    """
+
+    def __init__(
+        self, student: Program, teacher: Program, *, temperature: float = 1.0,
+        targeted: bool = False,
+    ) -> None:  # fmt: skip
+        self.student, self.teacher = student, teacher
+        self.temperature, self.targeted = temperature, targeted
+
+    def _logits(self, z_s: Tensor, z_t: Tensor, teacher_grad: bool) -> tuple[Tensor, ...]:
+        if z_s.shape != z_t.shape:
+            raise ValueError(
+                f"teacher and student must have equal class counts, but have {z_t.shape[1]} and "
+                f"{z_s.shape[1]}."
+            )
+        return ops.logit_loss(z_s, z_t.to(z_s.dtype), "kl", temperature=self.temperature,
+                              targeted=self.targeted, teacher_grad=teacher_grad)  # fmt: skip
+
+    def __call__(self, feed: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """loss [B], the gradient in the student's prepared input, the gradient in x (teacher)."""
+        with self.student.running(feed), self.teacher.running(x):
+            z_t = self.teacher.forward_feed(x)
+            loss, ds, dt = self._logits(self.student.forward_feed(feed), z_t, True)
+            return loss, self.student.vjp(ds), self.teacher.vjp(dt)
+
+    def value(self, feed: Tensor, x: Tensor) -> Tensor:
+        """The loss [B] alone."""
+        with self.student.running(feed), self.teacher.running(x):
+            return self._logits(self.student.infer_feed(feed), self.teacher.infer_feed(x), False)[0]

@@ -1,0 +1,9 @@
+"""Training methods: ``method = methods.build("rslad", student, teachers=[teacher])``."""
+
+from __future__ import annotations
+
+from fastard.methods.base import Method
+from fastard.methods.recipes import Preset
+from fastard.methods.registry import build, names, preset, presets
+
+__all__ = ["Method", "Preset", "build", "names", "preset", "presets"]

@@ -1,0 +1,178 @@
+"""What every training method shares: its options, its teachers and the calls of a training step."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from fastard.kinds import unknown
+
+Logs = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """The options of a method; every method derives its own frozen dataclass from this one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackOptions(MethodOptions):
+    """Settings of the inner attack, as `fastard.pgd_kl` and `fastard.pgd_ce` take them."""
+
+    eps: float = 8 / 255
+    alpha: float = 2 / 255
+    steps: int = 10
+    norm: str = "Linf"
+    random_start: bool | str = True
+    clip_start: bool | None = None
+    clip_min: float = 0.0
+    clip_max: float = 1.0
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    precision: str | None = None
+    noise_device: str | None = None
+    generator: torch.Generator | None = None
+
+
+class Method(nn.Module):
+    """A training method: ``loss, logs = method(x, y)`` attacks the student and gives the loss.
+
+    Backpropagate the loss and step an optimiser over `trainable_parameters()`; a method never does
+    either itself. The student's train and eval flags are the caller's: put it in train mode, as
+    for any loop; attacks restore the flags they change.
+
+    Student and teachers are not submodules, so `state_dict()` holds what belongs to the method
+    alone (ramps, dynamic weights, helpers) and `to()` or `train()` leave both networks as they
+    are: save and place them on their own. Teachers see raw images in [0, 1], in eval mode and
+    without gradient.
+
+    Args:
+        student: the network that is trained.
+        teachers: as many teachers as the method takes.
+        options: fields of the class's `Options`.
+
+    Raises ValueError for an unknown option or a wrong number of teachers.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+    teacher_count: ClassVar[int] = 0
+    selects_on: ClassVar[str] = "robust"
+    """The validation accuracy by which a run's best epoch is chosen: "robust" or "clean"."""
+
+    def __init__(self, student: nn.Module, teachers: Sequence[nn.Module] = (), **options: Any):
+        super().__init__()
+        self.options = self.Options(**self.known(options))
+        # A registered submodule would enter state_dict(), to() and train().
+        object.__setattr__(self, "student", student)
+        self.teachers = tuple(self._counted(teachers))
+        for teacher in self.teachers:
+            teacher.eval()
+        self.attack_timer: contextlib.AbstractContextManager = contextlib.nullcontext()
+        self._remembered: tuple[weakref.ref, list[torch.Tensor]] | None = None
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """The names of the options that `methods.build` takes for this method."""
+        return [field.name for field in fields(cls.Options)]
+
+    @classmethod
+    def known(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Returns the options unchanged; raises ValueError naming the first that is unknown."""
+        names = cls.option_names()
+        for name in options:
+            if name not in names:
+                raise unknown(f"option of method {cls.name!r}:", name, names or ["none"])
+        return options
+
+    @classmethod
+    def _counted(cls, teachers: Sequence[nn.Module]) -> Sequence[nn.Module]:
+        if len(teachers) == cls.teacher_count:
+            return teachers
+        wanted = {0: "no teacher", 1: "one teacher"}.get(
+            cls.teacher_count, f"{cls.teacher_count} teachers"
+        )
+        raise ValueError(f"method {cls.name!r} takes {wanted}, but was given {len(teachers)}.")
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        index: torch.Tensor | None = None,
+        view: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, Logs]:
+        """Attacks a batch and returns the training loss and the logs.
+
+        Args:
+            x: [B, C, H, W] images in [0, 1].
+            y: [B] int64 labels.
+            index, view: which training image and which augmentation of it each row is, [B]; for
+                methods that cache what depends on the pair alone.
+
+        Returns: the 0-dim loss with its graph, and logs, detached 0-dim tensors by name.
+        """
+        with self.attack_timer:
+            x_adv = self.attack(x, y)
+        return self.outer(x, x_adv, y)
+
+    def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Returns the adversarial images of this batch, detached."""
+        raise NotImplementedError(f"{type(self).__name__} defines no attack")
+
+    def outer(
+        self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
+    ) -> tuple[torch.Tensor, Logs]:
+        """Returns the loss that trains the student, with its graph, and the logs."""
+        raise NotImplementedError(f"{type(self).__name__} defines no outer loss")
+
+    def on_epoch(self, epoch: int, epochs: int) -> None:
+        """Tells the method that epoch `epoch` of `epochs`, counted from 1, begins."""
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters to optimise: the student's and the method's own."""
+        yield from self.student.parameters()
+        yield from self.parameters()
+
+    def _attack_arguments(self) -> dict[str, Any]:
+        """The attack's settings as keyword arguments of `fastard.pgd_*`."""
+        return {field.name: getattr(self.options, field.name) for field in fields(AttackOptions)}
+
+    def _ask_teachers(self, x: torch.Tensor, *, remember: bool = False) -> list[torch.Tensor]:
+        """The teachers' logits of x; an attack remembers them for the outer loss of the same x."""
+        with torch.no_grad():
+            logits = [teacher.eval()(x) for teacher in self.teachers]
+        self._remembered = (weakref.ref(x), logits) if remember else None
+        return logits
+
+    def _teacher_logits(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """What the attack on this very x left behind, once; else a fresh answer."""
+        remembered, self._remembered = self._remembered, None
+        if remembered is not None and remembered[0]() is x:
+            return remembered[1]
+        return self._ask_teachers(x)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in asdict(self.options).items())
+
+
+def accuracy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The share of rows whose largest logit is the label's, as a detached 0-dim tensor."""
+    return (logits.detach().argmax(1) == y).float().mean()
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[nn.Module]:
+    """Holds a module in eval mode and gives every submodule its own flag back."""
+    flags = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield module
+    finally:
+        for part, training in flags:
+            part.training = training

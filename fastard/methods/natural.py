@@ -1,0 +1,28 @@
+"""Natural training: cross entropy on clean images, no attack."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from fastard.methods.base import Logs, Method, accuracy
+
+
+class Natural(Method):
+    """Trains on clean images.
+
+    Equivalent to: ``F.cross_entropy(student(x), y)``.
+    """
+
+    name = "natural"
+    selects_on = "clean"
+
+    def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x.detach()
+
+    def outer(
+        self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
+    ) -> tuple[torch.Tensor, Logs]:
+        logits = self.student(x)
+        loss = F.cross_entropy(logits, y)
+        return loss, {"loss": loss.detach(), "clean_accuracy": accuracy(logits, y)}

@@ -1,0 +1,46 @@
+"""PGD adversarial training (Madry et al. 2018)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from fastard.api import pgd_ce
+from fastard.methods.base import AttackOptions, Logs, Method, accuracy
+
+
+class PGDAT(Method):
+    """Trains on PGD examples of the cross entropy.
+
+    Equivalent to: ``F.cross_entropy(student(fastard.pgd_ce(student, x, y)), y)``.
+    Source: Madry et al. 2018 (arXiv 1706.06083), github.com/MadryLab/cifar10_challenge.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(AttackOptions):
+        attack_mode: str = "eval"
+        """The student's mode inside the attack; the published code attacks in "train" mode."""
+        bn_stats: str = "update"
+        """Whether a train-mode attack updates BatchNorm statistics ("update") or not ("frozen")."""
+
+    name = "pgd-at"
+
+    def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        options = self.options
+        return pgd_ce(
+            self.student,
+            x,
+            y,
+            mode=options.attack_mode,
+            bn_stats=options.bn_stats,
+            **self._attack_arguments(),
+        )
+
+    def outer(
+        self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
+    ) -> tuple[torch.Tensor, Logs]:
+        logits = self.student(x_adv)
+        loss = F.cross_entropy(logits, y)
+        return loss, {"loss": loss.detach(), "robust_accuracy": accuracy(logits, y)}

@@ -1,0 +1,56 @@
+"""Methods and presets by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from fastard.kinds import unknown
+from fastard.methods.base import Method
+from fastard.methods.natural import Natural
+from fastard.methods.pgd_at import PGDAT
+from fastard.methods.recipes import PRESETS, Preset
+from fastard.methods.rslad import RSLAD
+from fastard.methods.rslad_batchmean import RSLADBatchmean
+from fastard.methods.trades import TRADES
+
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (Natural, PGDAT, TRADES, RSLAD, RSLADBatchmean)
+}
+
+
+def names() -> list[str]:
+    """The names of the methods; `presets` has those of whole recipes."""
+    return list(METHODS)
+
+
+def presets() -> list[str]:
+    """The names of the recipes; every method has one of its own name."""
+    return list(PRESETS)
+
+
+def preset(name: str) -> Preset:
+    """Returns the recipe of this name; raises ValueError listing the known names."""
+    if name not in PRESETS:
+        raise unknown("method", name, PRESETS)
+    return PRESETS[name]
+
+
+def build(
+    name: str, student: nn.Module, teachers: Sequence[nn.Module] = (), **options: Any
+) -> Method:
+    """Builds the method or preset of this name around a student and its teachers.
+
+    Args:
+        name: one of `names()`, or one of `presets()` for a method with the preset's options.
+        student: the network to train.
+        teachers: the networks to learn from, as many as the method takes.
+        options: the method's options, over those of the preset.
+
+    Raises ValueError for an unknown name or option (it lists the known ones), or for a wrong number
+    of teachers.
+    """
+    recipe = preset(name)
+    return METHODS[recipe.method](student, teachers, **{**recipe.options_for(), **options})

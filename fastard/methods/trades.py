@@ -1,0 +1,52 @@
+"""TRADES (Zhang et al. 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from fastard import losses
+from fastard.api import pgd_kl
+from fastard.methods.base import AttackOptions, Logs, Method, accuracy, evaluating
+
+
+class TRADES(Method):
+    """Trains on clean images and holds the adversarial output near the clean one.
+
+    Equivalent to::
+
+        x_adv = fastard.pgd_kl(student, x, student_in_eval_mode(x))
+        losses.trades(student(x), student(x_adv), y, beta)
+
+    Source: Zhang et al. 2019 (arXiv 1901.08573), github.com/yaodongyu/TRADES.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(AttackOptions):
+        beta: float = 6.0
+        faithful: bool = False
+        """Runs the clean images twice, x, x', x, as the published code does. Loss and gradient are
+        those of two passes; the BatchNorm statistics are updated once more."""
+
+    name = "trades"
+
+    def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), evaluating(self.student) as student:
+            clean_logits = student(x)
+        return pgd_kl(self.student, x, clean_logits, **self._attack_arguments())
+
+    def outer(
+        self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
+    ) -> tuple[torch.Tensor, Logs]:
+        clean_logits = self.student(x)
+        adv_logits = self.student(x_adv)
+        target_logits = self.student(x) if self.options.faithful else clean_logits
+        loss = losses.trades(
+            clean_logits, adv_logits, y, self.options.beta, target_logits=target_logits
+        )
+        return loss, {
+            "loss": loss.detach(),
+            "clean_accuracy": accuracy(clean_logits, y),
+            "robust_accuracy": accuracy(adv_logits, y),
+        }

@@ -1,0 +1,223 @@
+"""Checkpoints that know their architecture, written as safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fastard.files import atomic_path
+from fastard.models.normalized import Normalized
+from fastard.models.registry import build, find
+from fastard.models.state_files import load_state
+
+
+def save(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    name: str,
+    num_classes: int = 10,
+    in_channels: int | None = None,
+    image_size: int | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `model` to `path` (.safetensors) with all that `load_checkpoint` needs, atomically.
+
+    `name`, `num_classes`, `in_channels`, `image_size` and `kwargs` are what `build` was called
+    with. A `Normalized` model is stored as the network inside and its mean and std; give `mean` and
+    `std` for a network whose input the caller normalises. DDP and `torch.compile` wrappers are
+    looked through. `extra` is any JSON object, returned as `meta["extra"]`.
+
+    Raises:
+        ValueError: `path` does not end in .safetensors, mean and std are given twice or one without
+            the other, or the model is not the network described: no file is written that could not
+            be loaded.
+        TypeError: `extra` or `kwargs` cannot be written as JSON.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"a checkpoint is written as .safetensors but the path is {path}")
+    _require_both_or_none(mean, std)
+    model = _unwrap(model)
+    if isinstance(model, Normalized):
+        if mean is not None:
+            raise ValueError("mean and std are given although the model is Normalized already")
+        mean, std = _shortest(model.mean), _shortest(model.std)
+        model = _unwrap(model.model)
+    meta = _describe(
+        name,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        kwargs=kwargs,
+        mean=mean,
+        std=std,
+        extra=extra,
+    )
+    state = model.state_dict()
+    _require_fit(state, _skeleton(meta), meta, source="the model to save")
+    metadata = {key: json.dumps(value) for key, value in meta.items()}
+    # A copy of each tensor, because safetensors refuses tensors that share memory.
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    device: str | torch.device = "cpu",
+    **kwargs: Any,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Read a checkpoint and return `(model, meta)`, the model in eval mode on `device`.
+
+    A file of `save` needs nothing but its path. Any other file (a state_dict in .pt, .pth, .th or
+    .safetensors, see `load_state`) needs `name`, and `num_classes` where it is not 10. Arguments
+    given win over what the file says; `kwargs` go to `build`.
+
+    The model takes images in [0, 1]: it is `Normalized` where the file or the arguments `mean` and
+    `std` say so, and for foreign files of resnet56, resnet4b and cnn_a with the normaliser that
+    their public weights were trained behind. `meta` has the keys architecture, num_classes,
+    in_channels, image_size, kwargs, mean, std and extra. No random numbers are drawn.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, its architecture is not known, or it does not fit the
+            network (the sentence names the first missing, unexpected or wrongly shaped entry).
+    """
+    _require_both_or_none(mean, std)
+    state, stored = load_state(path)
+    name = name or stored.get("architecture")
+    if name is None:
+        raise ValueError(f"{path} does not say its architecture: give name=, such as 'resnet18'")
+    if "architecture" not in stored:
+        architecture = find(name)
+        stored = {"mean": architecture.mean, "std": architecture.std, **stored}
+    elif stored["architecture"] != name:
+        # Keywords of another architecture mean nothing to this one.
+        stored = {**stored, "kwargs": {}}
+    given = {
+        "num_classes": num_classes,
+        "in_channels": in_channels,
+        "image_size": image_size,
+        "kwargs": {**stored.get("kwargs", {}), **kwargs},
+        "mean": mean,
+        "std": std,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    meta = _describe(name, **{**stored, **given})
+    model: nn.Module = _skeleton(meta)
+    _require_fit(state, model, meta, source=str(path))
+    _assign(model, state)
+    if meta["mean"] is not None:
+        model = Normalized(model, meta["mean"], meta["std"])
+    return model.to(device).eval(), meta
+
+
+def load(path: str | os.PathLike[str], **options: Any) -> nn.Module:
+    """Return the model alone.
+
+    Equivalent to: `load_checkpoint(path, **options)[0]`.
+    """
+    return load_checkpoint(path, **options)[0]
+
+
+def _describe(name: str, **given: Any) -> dict[str, Any]:
+    architecture = find(name)
+    meta: dict[str, Any] = {
+        "num_classes": 10,
+        "in_channels": architecture.in_channels,
+        "image_size": architecture.image_size,
+        "kwargs": {},
+        "mean": None,
+        "std": None,
+        "extra": {},
+    }
+    meta.update({key: value for key, value in given.items() if value is not None})
+    for key in ("mean", "std"):
+        meta[key] = None if meta[key] is None else [float(value) for value in meta[key]]
+    return {**meta, "architecture": name}
+
+
+def _skeleton(meta: Mapping[str, Any]) -> nn.Module:
+    # On the meta device nothing is allocated and no random number is drawn.
+    with torch.device("meta"):
+        return build(
+            meta["architecture"],
+            meta["num_classes"],
+            in_channels=meta["in_channels"],
+            image_size=meta["image_size"],
+            **meta["kwargs"],
+        )
+
+
+def _require_fit(
+    state: Mapping[str, Tensor], model: nn.Module, meta: Mapping[str, Any], *, source: str
+) -> None:
+    expected = model.state_dict()
+    misfit = f"{source} is not a {meta['architecture']} with num_classes={meta['num_classes']}"
+    missing = [k for k in expected if k not in state and not _is_counter(k)]
+    unexpected = [k for k in state if k not in expected]
+    if missing:
+        also = f", and it has {unexpected[0]!r}, which such a network has not" if unexpected else ""
+        raise ValueError(f"{misfit}: it lacks {missing[0]!r} ({len(missing)} in all){also}")
+    if unexpected:
+        raise ValueError(
+            f"{misfit}: it has {unexpected[0]!r} ({len(unexpected)} in all), "
+            "which such a network has not"
+        )
+    for key, target in expected.items():
+        if key in state and state[key].shape != target.shape:
+            raise ValueError(
+                f"{misfit}: its {key!r} has shape {list(state[key].shape)} "
+                f"but must have {list(target.shape)}"
+            )
+
+
+def _assign(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    whole = {}
+    for key, target in model.state_dict().items():
+        if key in state:
+            whole[key] = state[key].to(target.dtype)
+        else:
+            whole[key] = torch.zeros(target.shape, dtype=target.dtype)
+    model.load_state_dict(whole, assign=True)
+
+
+def _is_counter(key: str) -> bool:
+    # Files from before PyTorch 0.4.1 do not count batches; the default batch norm never reads it.
+    return key.endswith("num_batches_tracked")
+
+
+def _require_both_or_none(mean: object, std: object) -> None:
+    if (mean is None) != (std is None):
+        raise ValueError(f"mean is {mean} and std is {std} but they must be given together")
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    for attribute in ("_orig_mod", "module"):
+        inner = getattr(model, attribute, None)
+        if isinstance(inner, nn.Module):
+            return _unwrap(inner)
+    return model
+
+
+def _shortest(values: Tensor) -> list[float]:
+    # The shortest decimal that gives the same float32: 0.4914 rather than 0.49140000343322754.
+    return [float(str(v)) for v in values.detach().float().cpu().flatten().numpy()]

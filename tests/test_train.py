@@ -1,0 +1,299 @@
+"""Training runs on the digits: their files, selection, resumption and refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from fastard import data, models
+from fastard.evaluate import EvaluateConfig, evaluate_checkpoint
+from fastard.methods.natural import Natural
+from fastard.methods.trades import TRADES
+from fastard.progress import QUIET
+from fastard.schedules import learning_rate
+from fastard.selection import Selection
+from fastard.train import TrainConfig, train
+from fastard.train_config import from_dict, resolve, to_dict
+
+
+def quick(out, **settings) -> TrainConfig:
+    defaults = {"method": "trades", "student": "small_cnn-4", "steps": 2, "epochs": 2, "val": 60}
+    return TrainConfig(**{**defaults, "val_steps": 2, "threads": 1, "out": out, **settings})
+
+
+@pytest.fixture(scope="module")
+def teacher_run(tmp_path_factory):
+    return train(quick(tmp_path_factory.mktemp("runs") / "teacher"))
+
+
+def test_run_writes_every_file(teacher_run):
+    out = teacher_run.out
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        *("config.yaml", "metrics.jsonl", "curves.png", "state.pt"),
+        *("last.safetensors", "best.safetensors"),
+    }
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    expected = {"lr", "loss", "val_clean", "val_robust", "images_per_s", "attack_share", "seconds"}
+    assert expected <= set(rows[0])
+    assert all(0 < row["attack_share"] < 1 for row in rows)
+    assert rows == teacher_run.metrics
+    assert sum(row["best"] for row in rows) >= 1
+
+
+def test_best_is_the_epoch_of_highest_held_out_robust_accuracy(teacher_run):
+    assert teacher_run.best["val_robust"] == max(r["val_robust"] for r in teacher_run.metrics)
+    _, meta = models.load_checkpoint(teacher_run.out / "best.safetensors")
+    assert meta["extra"]["metrics"]["epoch"] == teacher_run.best["epoch"]
+    assert meta["extra"]["selection"] == "held-out"
+    assert not any(key.startswith("test") for row in teacher_run.metrics for key in row)
+
+
+def test_evaluate_needs_nothing_but_the_checkpoint(teacher_run, tmp_path):
+    config = EvaluateConfig(
+        checkpoint=teacher_run.out / "best.safetensors", n=20, out=tmp_path / "result.json"
+    )
+    result = evaluate_checkpoint(config, QUIET)
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert (result["data"], result["eps"], result["n"]) == ("digits", 0.15, 20)
+    assert result["architecture"] == "small_cnn-4"
+    assert "held-out" in result["selection"]
+
+
+def test_config_reproduces_the_run(teacher_run, tmp_path):
+    saved = from_dict(yaml.safe_load((teacher_run.out / "config.yaml").read_text()))
+    assert saved == teacher_run.config
+    again = train(dataclasses.replace(saved, out=tmp_path / "again"))
+    assert_same_weights(again.out / "last.safetensors", teacher_run.out / "last.safetensors")
+
+
+def assert_same_weights(a, b):
+    a, b = load_file(a), load_file(b)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_distillation_from_a_run(teacher_run, tmp_path):
+    teacher = teacher_run.out / "best.safetensors"
+    for method in ("rslad", "rslad-batchmean"):
+        config = quick(tmp_path / method, method=method, teacher=teacher, epochs=1)
+        result = train(config)
+        assert math.isfinite(result.best["loss"])
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_in_epoch(monkeypatch, epoch):
+    def on_epoch(self, current, epochs):
+        if current == epoch:
+            raise Interrupted
+
+    monkeypatch.setattr(TRADES, "on_epoch", on_epoch)
+
+
+def test_resumed_run_ends_with_the_same_bits(tmp_path, monkeypatch):
+    whole = train(quick(tmp_path / "whole", epochs=3))
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 2)
+        with pytest.raises(Interrupted):
+            train(quick(tmp_path / "parts", epochs=3))
+    resumed = train(TrainConfig(out=tmp_path / "parts", resume=True, threads=1))
+    for name in ("last.safetensors", "best.safetensors"):
+        assert_same_weights(whole.out / name, resumed.out / name)
+    timings = ("images_per_s", "attack_share", "seconds")
+    a, b = (
+        [{k: v for k, v in row.items() if k not in timings} for row in run.metrics]
+        for run in (whole, resumed)
+    )
+    assert a == b
+    assert resumed.best == resumed.metrics[whole.best["epoch"] - 1]
+
+
+def test_resume_before_the_first_finished_epoch_starts_over(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 1)
+        with pytest.raises(Interrupted):
+            train(quick(tmp_path / "run", epochs=1))
+    result = train(TrainConfig(out=tmp_path / "run", resume=True))
+    assert [row["epoch"] for row in result.metrics] == [1]
+
+
+def test_resume_keeps_the_settings_of_the_run(teacher_run):
+    with pytest.raises(ValueError, match="lr must stay 0.05 in the resumed run"):
+        train(TrainConfig(out=teacher_run.out, resume=True, lr=0.2))
+
+
+def test_a_finished_run_resumes_to_itself(teacher_run):
+    before = (teacher_run.out / "last.safetensors").read_bytes()
+    result = train(TrainConfig(out=teacher_run.out, resume=True, method="trades"))
+    assert result.metrics == teacher_run.metrics
+    assert (teacher_run.out / "last.safetensors").read_bytes() == before
+
+
+def test_test_selected_run_says_so_everywhere(tmp_path):
+    config = quick(tmp_path / "run", epochs=1, val=None, selection="test-selected")
+    result = train(config)
+    assert yaml.safe_load((result.out / "config.yaml").read_text())["selection"] == "test-selected"
+    row = result.metrics[0]
+    assert row["selection"] == "test-selected"
+    assert {"test_clean", "test_robust"} <= set(row)
+    _, meta = models.load_checkpoint(result.out / "best.safetensors")
+    assert meta["extra"]["selection"] == "test-selected"
+    assert "test-selected" in meta["extra"]["selected"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "images"),
+    [
+        ({"method": "trades"}, "val"),
+        ({"method": "trades", "selection": "test-selected"}, "test"),
+        ({"method": "trades-official"}, None),
+        ({"method": "rslad-official"}, "test"),
+        ({"method": "rslad-official", "val": 50}, "val"),
+        ({"method": "trades", "val": 0}, None),
+    ],
+)
+def test_only_test_selected_runs_look_at_the_test_set(settings, images):
+    config = resolve(TrainConfig(**settings))
+    splits = data.load("digits", val=config.val)
+    chosen = Selection(config, splits, "robust").images
+    assert chosen is (getattr(splits, images) if images else None)
+
+
+def test_run_without_selection_keeps_the_last_epoch_as_best(tmp_path):
+    result = train(quick(tmp_path / "run", val=0))
+    assert result.best["epoch"] == 2
+    assert_same_weights(result.out / "last.safetensors", result.out / "best.safetensors")
+
+
+def test_natural_training_selects_on_clean_accuracy():
+    splits = data.load("digits", val=50)
+    config = resolve(TrainConfig(method="natural", val=50))
+    selection = Selection(config, splits, Natural.selects_on)
+    worse, better = {"val_clean": 0.5, "val_robust": 0.2}, {"val_clean": 0.9, "val_robust": 0.0}
+    assert selection.is_best(better, worse)
+    assert not Selection(config, splits, "robust").is_best(better, worse)
+
+
+def test_nan_loss_names_the_step_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    outer, steps = TRADES.outer, []
+
+    def failing(self, x, x_adv, y):
+        loss, logs = outer(self, x, x_adv, y)
+        steps.append(1)
+        if len(steps) == 25:
+            loss = loss * math.nan
+            logs["loss"] = loss.detach()
+        return loss, logs
+
+    monkeypatch.setattr(TRADES, "outer", failing)
+    # 1237 training images in batches of 64 are 20 steps, so the 25th is the 5th of epoch 2.
+    with pytest.raises(FloatingPointError, match=r"step 5 of epoch 2.*holds epoch 1") as raised:
+        train(quick(tmp_path / "run", epochs=3, batch_size=64))
+    assert "\n" not in str(raised.value)
+    weights = load_file(tmp_path / "run" / "last.safetensors")
+    assert all(t.isfinite().all() for t in weights.values())
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_dry_run_writes_nothing(tmp_path):
+    assert train(quick(tmp_path / "run", dry_run=True)) is None
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "sentence"),
+    [
+        ({"method": None}, ValueError, "method must be given, one of natural"),
+        ({"method": "trade"}, ValueError, r"unknown method 'trade' \(did you mean 'trades'\?\)"),
+        ({"data": "digit"}, ValueError, "data is 'digit' but must be one of"),
+        ({"student": "resnet19"}, ValueError, "'resnet19'"),
+        ({"method": "rslad"}, ValueError, "'rslad' takes one teacher, but was given 0"),
+        ({"method": "rslad", "teacher": "no.pt"}, FileNotFoundError, "no.pt"),
+        ({"options": {"betta": 2}}, ValueError, "did you mean 'beta'"),
+        ({"epochs": 0}, ValueError, "epochs must be at least 1, but is 0"),
+        ({"steps": 0}, ValueError, "steps must be at least 1, but is 0"),
+        ({"eps": -0.1}, ValueError, "eps must be at least 0, but is -0.1"),
+        ({"norm": "L3"}, ValueError, "unknown norm 'L3'"),
+        ({"schedule": "step"}, ValueError, "unknown schedule 'step'"),
+        ({"selection": "held-out", "val": 0}, ValueError, "held-out selection needs val above 0"),
+        ({"val": 99999}, ValueError, "val is 99999 but must be"),
+        ({"device": "tpu9"}, ValueError, "device must be auto, cpu or cuda"),
+        ({"data": "cifar10", "data_root": "nowhere"}, FileNotFoundError, "cifar10 was not found"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, settings, kind, sentence):
+    with pytest.raises(kind, match=sentence) as raised:
+        train(quick(tmp_path / "run", **settings))
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_runs_in_one_folder_are_refused(teacher_run):
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        train(quick(teacher_run.out))
+
+
+def test_resume_without_a_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run to resume"):
+        train(TrainConfig(out=tmp_path, resume=True))
+
+
+def test_out_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="file"):
+        train(quick(tmp_path / "file" / "run"))
+
+
+def test_teacher_of_another_class_count_is_refused(tmp_path):
+    other = models.build("small_cnn-4", 7, image_size=8)
+    path = tmp_path / "other.safetensors"
+    models.save(path, other, name="small_cnn-4", num_classes=7, in_channels=1, image_size=8)
+    with pytest.raises(ValueError, match="num_classes=7, but digits needs 10"):
+        train(quick(tmp_path / "run", method="rslad", teacher=path))
+
+
+def test_values_come_from_the_user_then_the_recipe_then_the_data():
+    config = resolve(TrainConfig(method="trades-official", data="cifar10"))
+    assert (config.eps, config.alpha, config.weight_decay) == (0.031, 0.007, 2e-4)
+    assert (config.student, config.epochs, config.milestones) == ("wrn-34-10", 76, (74, 89, 99))
+    config = resolve(TrainConfig(method="rslad", data="cifar100", teacher_model="wrn-34-10"))
+    assert (config.eps, config.alpha, config.options) == (8 / 255, 2 / 255, {"scale": 10.0})
+    assert (config.student, config.val, config.selection) == ("resnet18", 1000, "held-out")
+    config = resolve(TrainConfig(method="rslad", data="cifar10", epochs=30, eps=4 / 255))
+    assert (config.milestones, config.alpha) == ((22, 26, 28), 1 / 255)
+    config = resolve(TrainConfig(method="trades", milestones=(3, 5)))
+    assert (config.schedule, config.milestones, config.eps) == ("multistep", (3, 5), 0.15)
+    config = resolve(TrainConfig(method="trades", steps=3, options={"steps": 7, "beta": 2}))
+    assert (config.steps, config.options) == (3, {"beta": 2})
+
+
+def test_config_survives_yaml():
+    config = resolve(TrainConfig(method="rslad-official", data="cifar10", mean=(0.5,), std=(0.2,)))
+    assert from_dict(yaml.safe_load(yaml.safe_dump(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize("schedule", ["multistep", "cosine", "constant"])
+def test_learning_rates_are_those_of_torch(schedule):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    lr_scheduler = torch.optim.lr_scheduler
+    theirs = {
+        "multistep": lambda: lr_scheduler.MultiStepLR(optimizer, [3, 7]),
+        "cosine": lambda: lr_scheduler.CosineAnnealingLR(optimizer, T_max=10),
+        "constant": lambda: lr_scheduler.ConstantLR(optimizer, factor=1.0),
+    }[schedule]()
+    for epoch in range(1, 11):
+        expected = optimizer.param_groups[0]["lr"]
+        assert learning_rate(schedule, 0.1, epoch, 10, (3, 7)) == pytest.approx(expected, rel=1e-9)
+        optimizer.step()
+        theirs.step()
