@@ -10,7 +10,7 @@ from torch import nn
 from fastard.data import Splits
 from fastard.methods.recipes import SELECTIONS
 from fastard.suites import Attack, judge
-from fastard.train_config import TrainConfig
+from fastard.train_config import Resolved
 
 
 class Selection:
@@ -22,7 +22,7 @@ class Selection:
         by: "robust" or "clean", the accuracy that decides; the other one breaks ties.
     """
 
-    def __init__(self, config: TrainConfig, splits: Splits, by: str):
+    def __init__(self, config: Resolved, splits: Splits, by: str):
         self.config, self.by = config, by
         self.split = {"held-out": "val", "test-selected": "test", "last": None}[config.selection]
         self.images = getattr(splits, self.split) if self.split else None
@@ -35,10 +35,12 @@ class Selection:
         if self.images is None or not due:
             return {}
         attack = Attack("pgd", f"PGD-{config.val_steps}", config.val_steps, config.val_alpha)
-        settings = {"eps": config.eps, "norm": config.norm, "seed": config.seed}
+        robust = judge(
+            student, self.images, attack, eps=config.eps, norm=config.norm, seed=config.seed
+        )
         return {
             f"{self.split}_clean": judge(student, self.images).accuracy,
-            f"{self.split}_robust": judge(student, self.images, attack, **settings).accuracy,
+            f"{self.split}_robust": robust.accuracy,
         }
 
     def is_best(self, row: dict[str, Any], best: dict[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from fastard.progress import QUIET, Tally, progress_bar
 from fastard.runs import RunFolder
 from fastard.schedules import learning_rate
 from fastard.selection import Selection
-from fastard.train_config import TrainConfig, from_dict, resolve, resumed, to_dict
+from fastard.train_config import Resolved, TrainConfig, from_dict, resolve, resumed, to_dict
 
 __all__ = ["TrainConfig", "TrainResult", "train"]
 
@@ -35,7 +35,7 @@ class TrainResult:
     """Where a run is and how it went: `metrics` has a row an epoch, `best` is one of them."""
 
     out: Path
-    config: TrainConfig
+    config: Resolved
     metrics: list[dict[str, Any]]
     best: dict[str, Any]
 
@@ -59,28 +59,28 @@ def train(config: TrainConfig, console: Console = QUIET) -> TrainResult | None:
     Raises ValueError, FileNotFoundError, FileExistsError or PermissionError for settings that
         cannot work, before any training, and FloatingPointError when the loss is not finite.
     """
-    config, run = _open(config)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    if config.dry_run:
-        Trainer(config, run, console).try_one_batch()
+    settings, run = _open(config)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    if settings.dry_run:
+        Trainer(settings, run, console).try_one_batch()
         return None
     with run.opened():
-        trainer = Trainer(config, run, console)
+        trainer = Trainer(settings, run, console)
         try:
             trainer.fit()
         finally:
             if trainer.rows:
-                run.draw_curves(trainer.rows, f"{config.method} on {config.data}, {config.student}")
-    return TrainResult(run.path, config, trainer.rows, trainer.best_row)
+                trainer.draw_curves()
+    return TrainResult(run.path, settings, trainer.rows, trainer.best_row)
 
 
-def _open(config: TrainConfig) -> tuple[TrainConfig, RunFolder]:
+def _open(config: TrainConfig) -> tuple[Resolved, RunFolder]:
     if not config.resume:
-        config = resolve(config)
-        run = RunFolder(config.out)
+        resolved = resolve(config)
+        run = RunFolder(resolved.out)
         run.refuse_existing()
-        return config, run
+        return resolved, run
     if config.out is None:
         raise ValueError("out must be given: the folder of the run to resume.")
     run = RunFolder(config.out)
@@ -90,7 +90,7 @@ def _open(config: TrainConfig) -> tuple[TrainConfig, RunFolder]:
 class Trainer:
     """The state of a run and the steps that advance it."""
 
-    def __init__(self, config: TrainConfig, run: RunFolder, console: Console):
+    def __init__(self, config: Resolved, run: RunFolder, console: Console):
         self.config, self.run, self.console = config, run, console
         self.device = torch.device(config.device)
         torch.manual_seed(config.seed)
@@ -105,7 +105,7 @@ class Trainer:
         self.method = methods.build(
             config.method, self.student, self._teachers(), **self._method_options()
         ).to(self.device)
-        self.method.attack_timer = DeviceTimer(self.device)
+        self.method.attack_timer = self.attack_timer = DeviceTimer(self.device)
         self.selection = Selection(config, self.splits, self.method.selects_on)
         self.optimizer = torch.optim.SGD(
             self.method.trainable_parameters(),
@@ -162,6 +162,11 @@ class Trainer:
                 f"{self.selection.describe(self.best_row)}: {self.run.best}", soft_wrap=True
             )
 
+    def draw_curves(self) -> None:
+        """Draws the metrics so far into the run's folder."""
+        config = self.config
+        self.run.draw_curves(self.rows, f"{config.method} on {config.data}, {config.student}")
+
     def try_one_batch(self) -> None:
         """Runs the forward and backward of one batch and says what a run would do."""
         self._announce()
@@ -186,7 +191,7 @@ class Trainer:
         self.method.on_epoch(epoch, config.epochs)
         self.method.train()
         self.student.train()
-        self.method.attack_timer.reset()
+        self.attack_timer.reset()
         tally = Tally(self.device)
         images = self.splits.train
         batches = images.batches(config.batch_size, shuffle=True, generator=self.order)
@@ -212,7 +217,7 @@ class Trainer:
             "lr": lr,
             **means,
             "images_per_s": round(len(images) / seconds, 1),
-            "attack_share": round(self.method.attack_timer.reset() / seconds, 4),
+            "attack_share": round(self.attack_timer.reset() / seconds, 4),
             "seconds": round(seconds, 3),
             "selection": config.selection,
         }

@@ -82,11 +82,39 @@ class TrainConfig:
     """Set everything up, run one batch, write nothing."""
 
 
+@dataclass(kw_only=True)
+class Resolved(TrainConfig):
+    """A config whose every value is known."""
+
+    method: str
+    student: str
+    epochs: int
+    batch_size: int
+    lr: float
+    schedule: Literal["multistep", "cosine", "constant"]
+    milestones: tuple[int, ...]
+    weight_decay: float
+    momentum: float
+    nesterov: bool
+    eps: float
+    alpha: float
+    steps: int
+    norm: str
+    val: int
+    selection: Literal["held-out", "test-selected", "last"]
+    val_steps: int
+    val_alpha: float
+    eval_every: int
+    out: Path
+
+
 @dataclass(frozen=True)
 class DataDefaults:
+    """What a data set brings along."""
+
     eps: float
     val: int
-    recipe: dict[str, Any] | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
     """Replaces the hyper-parameters of recipes made for CIFAR, unless they are official."""
 
 
@@ -101,39 +129,38 @@ DATA_DEFAULTS = {
 
 _FROM_RECIPE = (
     *("student", "epochs", "batch_size", "lr", "schedule", "weight_decay", "momentum"),
-    *("nesterov", "val_steps", "eval_every", "eval_from"),
+    *("nesterov", "val_steps", "val_alpha", "eval_every", "eval_from"),
 )
 # What may differ between the first and the resumed part of one run.
 _FREE_ON_RESUME = {"resume", "out", "device", "threads", "download", "data_root", "dry_run"}
 
 
-def resolve(config: TrainConfig) -> TrainConfig:
+def resolve(config: TrainConfig) -> Resolved:
     """Returns the config with every value filled in; raises ValueError for one that cannot be."""
     if config.method is None:
         raise ValueError(f"method must be given, one of {', '.join(methods.presets())}.")
     preset = methods.preset(config.method)
     data = DATA_DEFAULTS.get(config.data, _CIFAR)
-    small = {} if preset.official or data.recipe is None else data.recipe
-    recipe = {"schedule": "multistep", **asdict(preset), **small}
+    recipe = {"schedule": "multistep", **asdict(preset), **({} if preset.official else data.recipe)}
     if config.milestones:
         recipe["schedule"] = "multistep"
-    filled = {name: recipe[name] for name in _FROM_RECIPE if getattr(config, name) is None}
-    config = replace(config, **filled)
-    config = replace(
-        config,
-        milestones=_milestones(config, recipe),
-        **_attack(config, preset, data.eps),
-        **_selection(config, preset, data.val),
-        out=config.out or Path("runs") / f"{config.method}-{config.data}-{config.student}",
-        device=str(resolve_device(config.device)),
-    )
-    val_alpha = _first(config.val_alpha, preset.val_alpha, config.eps / 4)
-    config = replace(config, val_alpha=val_alpha)
-    _check(config)
-    return config
+    values = {item.name: getattr(config, item.name) for item in fields(TrainConfig)}
+    for name in _FROM_RECIPE:
+        if values[name] is None:
+            values[name] = recipe[name]
+    values |= _attack(config, preset, data.eps)
+    values |= _selection(config, preset, data.val)
+    values["milestones"] = _milestones(values, recipe)
+    values["val_alpha"] = _first(values["val_alpha"], values["eps"] / 4)
+    values["device"] = str(resolve_device(config.device))
+    if values["out"] is None:
+        values["out"] = Path("runs") / f"{config.method}-{config.data}-{values['student']}"
+    resolved = Resolved(**values)
+    _check(resolved)
+    return resolved
 
 
-def to_dict(config: TrainConfig) -> dict[str, Any]:
+def to_dict(config: Resolved) -> dict[str, Any]:
     """The settings of the run as plain values, fit for YAML."""
     values = {k: v for k, v in asdict(config).items() if k not in ("resume", "dry_run")}
     for name, value in values.items():
@@ -144,15 +171,15 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
     return values
 
 
-def from_dict(values: dict[str, Any]) -> TrainConfig:
+def from_dict(values: dict[str, Any]) -> Resolved:
     """The config that `to_dict` wrote."""
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for name in ("data_root", "teacher", "out"):
         values[name] = None if values[name] is None else Path(values[name])
-    return TrainConfig(**values)
+    return Resolved(**values)
 
 
-def resumed(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
+def resumed(config: TrainConfig, saved: Resolved) -> Resolved:
     """The saved run's config, continued; raises ValueError where the request says otherwise."""
     default = TrainConfig()
     for item in fields(TrainConfig):
@@ -173,10 +200,10 @@ def resumed(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     return replace(saved, **free)
 
 
-def _milestones(config: TrainConfig, recipe: dict[str, Any]) -> tuple[int, ...]:
-    if config.milestones is not None or config.schedule != "multistep":
-        return config.milestones or ()
-    return tuple(round(m * config.epochs / recipe["epochs"]) for m in recipe["milestones"])
+def _milestones(values: dict[str, Any], recipe: dict[str, Any]) -> tuple[int, ...]:
+    if values["milestones"] is not None or values["schedule"] != "multistep":
+        return values["milestones"] or ()
+    return tuple(round(m * values["epochs"] / recipe["epochs"]) for m in recipe["milestones"])
 
 
 def _attack(config: TrainConfig, preset: Preset, data_eps: float) -> dict[str, Any]:
@@ -200,18 +227,18 @@ def _first(*values: Any) -> Any:
 
 
 def _selection(config: TrainConfig, preset: Preset, data_val: int) -> dict[str, Any]:
-    selection, val = config.selection, config.val
-    if selection is None:
-        if val is not None:
-            selection = "held-out" if val > 0 else "last"
-        else:
-            selection = preset.selection
+    selection: str | None = config.selection
+    val = config.val
+    if selection is None and val is not None:
+        selection = "held-out" if val > 0 else "last"
+    elif selection is None:
+        selection = preset.selection
     if val is None:
         val = data_val if selection == "held-out" else 0
     return {"selection": selection, "val": val}
 
 
-def _check(config: TrainConfig) -> None:
+def _check(config: Resolved) -> None:
     for name in ("epochs", "batch_size", "steps", "val_steps", "eval_every", "threads"):
         value = getattr(config, name)
         if value is not None and value < 1:

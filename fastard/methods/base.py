@@ -65,6 +65,8 @@ class Method(nn.Module):
     teacher_count: ClassVar[int] = 0
     selects_on: ClassVar[str] = "robust"
     """The validation accuracy by which a run's best epoch is chosen: "robust" or "clean"."""
+    student: nn.Module
+    options: MethodOptions
 
     def __init__(self, student: nn.Module, teachers: Sequence[nn.Module] = (), **options: Any):
         super().__init__()

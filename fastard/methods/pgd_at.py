@@ -25,6 +25,7 @@ class PGDAT(Method):
         bn_stats: str = "update"
         """Whether a train-mode attack updates BatchNorm statistics ("update") or not ("frozen")."""
 
+    options: Options
     name = "pgd-at"
 
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,7 @@ class RSLAD(Method):
         reduction: str = "mean"
         log_floor: float = 1e-5
 
+    options: Options
     name = "rslad"
     teacher_count = 1
 

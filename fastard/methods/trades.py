@@ -29,6 +29,7 @@ class TRADES(Method):
         """Runs the clean images twice, x, x', x, as the published code does. Loss and gradient are
         those of two passes; the BatchNorm statistics are updated once more."""
 
+    options: Options
     name = "trades"
 
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

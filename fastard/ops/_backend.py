@@ -57,8 +57,13 @@ def backend(op: str, device_type: str) -> Backend:
     return found
 
 
+@torch.compiler.assume_constant_result  # type: ignore[misc]
+def _native_on(op: str, device_type: str) -> bool:
+    return backend(op, device_type).name == "native"
+
+
 def is_native(op: str, t: torch.Tensor) -> bool:
-    return backend(op, t.device.type).name == "native"
+    return _native_on(op, t.device.type)
 
 
 def mutated(*tensors: torch.Tensor | None) -> None:

@@ -1,0 +1,25 @@
+// The CUDA side of kernels.h that is no kernel: which step, versions, errors.
+#include "step.cuh"
+
+namespace fastard {
+
+int cuda_pgd_step(const StepArgs& a, void* stream) {
+  if (a.batch == 0 || a.n == 0) return cudaSuccess;
+  if (a.norm == kLinf) return device::linf_step_launch(a, stream);
+  return a.norm == kL2 ? device::l2_step_launch(a, stream) : device::l1_step_launch(a, stream);
+}
+
+int cuda_runtime_version() {
+  int version = 0;
+  return cudaRuntimeGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
+// 0 without a driver.
+int cuda_driver_version() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
+const char* cuda_error(int code) { return cudaGetErrorString(cudaError_t(code)); }
+
+}  // namespace fastard

@@ -1,0 +1,139 @@
+"""`distill_kl` against torch's kl_div, RSLAD's published formula and gradcheck."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastard import ops
+from tests.ops.cases import CLASSES, DTYPES
+
+pytestmark = [
+    pytest.mark.usefixtures("poisoned"),
+    pytest.mark.filterwarnings("ignore:reduction"),
+]
+
+
+def pair(rows=6, classes=10, dtype=torch.float64):
+    g = torch.Generator().manual_seed(2)
+    draw = (torch.randn(2, rows, classes, generator=g, dtype=torch.float64) * 3).to(dtype)
+    return draw[0].requires_grad_(), draw[1].requires_grad_()
+
+
+@pytest.mark.parametrize("reduction", ["batchmean", "mean", "sum"])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("classes", CLASSES)
+def test_is_torchs_kl_div(reduction, temperature, classes):
+    s, t = pair(classes=classes)
+    loss = ops.distill_kl(s, t, temperature, reduction, scale=2.0)
+    loss.backward()
+    s2, t2 = pair(classes=classes)
+    wanted = 2.0 * F.kl_div(
+        (s2 / temperature).log_softmax(1), (t2 / temperature).log_softmax(1),
+        reduction=reduction, log_target=True)  # fmt: skip
+    wanted.backward()
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(s.grad, s2.grad)
+    torch.testing.assert_close(t.grad, t2.grad)
+
+
+@pytest.mark.parametrize("floor", [0.0, 1e-5, 1e-12])
+@pytest.mark.parametrize("reduction", ["batchmean", "mean", "sum", "none"])
+def test_gradcheck(floor, reduction):
+    s, t = pair(rows=3, classes=5)
+    torch.autograd.gradcheck(
+        lambda a, b: ops.distill_kl(a, b, 2.0, reduction, log_floor=floor), (s, t)
+    )
+
+
+def test_log_floor_is_rslads():
+    s, t = pair()
+    p = t.detach().softmax(1)
+    published = (p * ((p + 1e-5).log() - s.detach().log_softmax(1))).mean()
+    torch.testing.assert_close(ops.distill_kl(s, t, reduction="mean", log_floor=1e-5).detach(), published)
+
+
+def test_log_floor_leaves_the_students_gradient():
+    grads = []
+    for floor in (0.0, 1e-5):
+        s, t = pair()
+        ops.distill_kl(s, t, log_floor=floor).backward()
+        grads.append(s.grad)
+    torch.testing.assert_close(*grads, rtol=0, atol=0)
+
+
+def test_none_is_the_sum_of_each_row():
+    s, t = pair()
+    rows = ops.distill_kl(s, t, reduction="none")
+    assert rows.shape == (6,)
+    torch.testing.assert_close(rows.mean(), ops.distill_kl(s, t))
+    weights = torch.arange(6.0, dtype=torch.float64)
+    (rows * weights).sum().backward()
+    s2, t2 = pair()
+    F.kl_div(s2.log_softmax(1), t2.log_softmax(1), reduction="none", log_target=True).sum(1).mul(
+        weights).sum().backward()  # fmt: skip
+    torch.testing.assert_close(s.grad, s2.grad)
+    torch.testing.assert_close(t.grad, t2.grad)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtypes(dtype):
+    s, t = pair(rows=32, classes=100, dtype=dtype)
+    s, t = s.detach().requires_grad_(), t.detach().requires_grad_()
+    loss = ops.distill_kl(s, t)
+    loss.backward()
+    a, b = (v.detach().double().requires_grad_() for v in (s, t))
+    wanted = F.kl_div(a.log_softmax(1), b.log_softmax(1), reduction="batchmean", log_target=True)
+    wanted.backward()
+    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-6, atol=0)
+    # One rounding of each gradient to its dtype, and fp32's own error before it.
+    for ours, exact in ((s.grad, a.grad), (t.grad, b.grad)):
+        assert ours.dtype == dtype
+        unit = torch.finfo(dtype).eps
+        wide = 4e-6 if dtype != torch.float64 else 0.0
+        torch.testing.assert_close(
+            ours.double(), exact, rtol=max(unit, wide), atol=max(unit * 2e-3, 1e-15)
+        )
+
+
+def test_gradient_in_the_teacher_is_finite_where_a_probability_underflows():
+    s = torch.zeros(1, 3, requires_grad=True)
+    t = torch.tensor([[0.0, 0.0, -300.0]], requires_grad=True)
+    ops.distill_kl(s, t).backward()
+    assert torch.isfinite(s.grad).all() and torch.isfinite(t.grad).all()
+
+
+def test_detached_teacher_gets_no_gradient_and_empty_batch_is_zero():
+    s, t = pair()
+    ops.distill_kl(s, t.detach()).backward()
+    assert s.grad is not None and t.grad is None
+    empty = torch.randn(0, 10, requires_grad=True)
+    loss = ops.distill_kl(empty, empty.detach())
+    assert loss == 0
+    loss.backward()
+    assert empty.grad.shape == (0, 10)
+
+
+def test_second_derivatives_are_refused():
+    s, t = pair()
+    (g,) = torch.autograd.grad(ops.distill_kl(s, t), s, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
+        g.sum().backward()
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"reduction": "avg"}, "reduction must be one of"),
+        ({"temperature": -1.0}, "temperature must be positive"),
+        ({"log_floor": -1.0}, "log_floor must not be negative"),
+        ({"teacher_logits": torch.zeros(6, 9)}, "teacher_logits must have student_logits's shape"),
+        ({"student_logits": torch.zeros(10)}, "must be \\[batch, classes\\]"),
+    ],
+)
+def test_bad_input_is_one_sentence(changed, words):
+    s, t = pair()
+    with pytest.raises(ValueError, match=words):
+        ops.distill_kl(**{"student_logits": s, "teacher_logits": t, **changed})
