@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +94,7 @@ class Trainer:
         self.config, self.run, self.console = config, run, console
         self.device = torch.device(config.device)
         torch.manual_seed(config.seed)
-        self.splits = data.load(
-            config.data,
-            config.data_root,
-            download=config.download,
-            device=self.device,
-            val=config.val,
-        )
+        self.splits = self._load_data()
         self.student = self._student().to(self.device)
         self.method = methods.build(
             config.method, self.student, self._teachers(), **self._method_options()
@@ -308,6 +302,19 @@ class Trainer:
         self.rows = [row for row in self.run.read_metrics() if row["epoch"] <= self.epoch]
         self.best_row = next((r for r in self.rows if r["epoch"] == state["best_epoch"]), {})
 
+    def _load_data(self) -> data.Splits:
+        config = self.config
+        splits = data.load(
+            config.data,
+            config.data_root,
+            download=config.download,
+            device=self.device,
+            val=config.val,
+        )
+        if config.train_n is None:
+            return splits
+        return replace(splits, train=splits.train.first(config.train_n))
+
     def _student(self) -> nn.Module:
         config, splits = self.config, self.splits
         student = models.build(
@@ -316,9 +323,9 @@ class Trainer:
             in_channels=splits.in_channels,
             image_size=splits.image_size,
         )
-        return (
-            student if config.mean is None else models.Normalized(student, config.mean, config.std)
-        )
+        if config.mean is None or config.std is None:
+            return student
+        return models.Normalized(student, config.mean, config.std)
 
     def _teachers(self) -> list[nn.Module]:
         config = self.config

@@ -56,6 +56,8 @@ class TrainConfig:
     """Per-channel mean that the student subtracts from its input."""
     std: tuple[float, ...] | None = None
     """Per-channel standard deviation that the student divides its input by."""
+    train_n: int | None = None
+    """Train on the first so many images only, to try things out."""
     val: int | None = None
     """Size of the held-out part of the training set on which the best epoch is chosen."""
     selection: Literal["held-out", "test-selected", "last"] | None = None
@@ -239,7 +241,7 @@ def _selection(config: TrainConfig, preset: Preset, data_val: int) -> dict[str, 
 
 
 def _check(config: Resolved) -> None:
-    for name in ("epochs", "batch_size", "steps", "val_steps", "eval_every", "threads"):
+    for name in ("epochs", "batch_size", "steps", "val_steps", "eval_every", "threads", "train_n"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, but is {value}.")

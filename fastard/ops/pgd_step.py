@@ -88,7 +88,8 @@ def pgd_step_(
         return x_adv
 
     out = x_adv.detach()
-    if not dense_samples(out):
+    gaps = not dense_samples(out)
+    if gaps:
         out = out.contiguous()
     out_feed = None if feed is None else feed.detach()
     if out_feed is not None and out_feed.stride() != out.stride():
@@ -101,7 +102,7 @@ def pgd_step_(
         _TENSOR(out, grad, x, as_bound(eps, x), as_bound(alpha, x), *rest)
     else:
         _SCALAR(out, grad, x, eps, alpha, *rest)
-    if out.data_ptr() != x_adv.data_ptr():
+    if gaps:
         with torch.no_grad():
             x_adv.copy_(out)
     if feed is not None and out_feed is not None and out_feed.stride() != feed.stride():

@@ -64,7 +64,8 @@ def random_start_(
         return x_adv
 
     out = x_adv.detach()
-    if not dense_samples(out):
+    gaps = not dense_samples(out)
+    if gaps:
         out = out.contiguous()
     rest = (int(ball), int(StartKind[kind]), sigma, clip, clip_min, clip_max)
     x, noise = laid_out_like(x.detach(), out), laid_out_like(noise.detach(), out)
@@ -72,7 +73,7 @@ def random_start_(
         _TENSOR(out, x, noise, radius, as_bound(eps, x), *rest)
     else:
         _SCALAR(out, x, noise, radius, eps, *rest)
-    if out.data_ptr() != x_adv.data_ptr():
+    if gaps:
         with torch.no_grad():
             x_adv.copy_(out)
     mutated(x_adv)

@@ -1,0 +1,252 @@
+// The L1 step: the sign on the coordinates of largest gradient, then the exact projection onto
+// ball and box; both thresholds are searched without sorting, as on the CPU. Bytes an element,
+// fp32: 12 read + 4 written, and x_adv, grad and x once or twice more from the L2 cache. About 20
+// counting passes and 8 of Newton's go over the sample on chip: in registers (12,288 elements),
+// else in shared memory, of a cluster of 8 blocks where the device has them (232,000 elements);
+// larger samples are read again in every pass. Expected: bound by instructions, at about half the
+// copy bandwidth for 3x32x32.
+#include "step.cuh"
+#include "team.cuh"
+
+namespace fastard {
+namespace device {
+
+enum Place { kRegisters, kShared, kReread };
+
+constexpr int kMostThreads = 1024;
+// Elements a thread keeps in registers.
+template <class X> constexpr int kHeld = std::is_same_v<X, double> ? 6 : 12;
+
+// The part of a sample that this block works on: elements first, first + 1, ... of it.
+template <class X> struct Part {
+  const StepArgs& a;
+  int64_t base;
+  int length;
+  using A = Accumulator<X>;
+
+  __device__ __forceinline__ A now(int i) const {
+    return A(widen(static_cast<const X*>(a.x_adv)[base + i]));
+  }
+  __device__ __forceinline__ A centre(int i) const {
+    return A(widen(static_cast<const X*>(a.x)[base + i]));
+  }
+  __device__ __forceinline__ A gradient(int i) const {
+    return load_any<A>(a.grad, a.grad_type, base + i);
+  }
+};
+
+// Two values an element: first the gradient, then the displacement u and its room in the box.
+// Every thread keeps to its own elements, so that no barrier is needed between passes. `place`
+// gives f their indices; `each` also meets padding, zeros that no pass counts.
+template <class X, Place PLACE> struct Kept;
+
+template <class X> struct Kept<X, kRegisters> : Part<X> {
+  using A = Accumulator<X>;
+  A one[kHeld<X>], two[kHeld<X>];
+  __device__ __forceinline__ Kept(const Part<X>& part) : Part<X>(part) {}
+
+  template <class F> __device__ __forceinline__ void place(F f) {
+#pragma unroll
+    for (int k = 0; k < kHeld<X>; ++k) {
+      const int i = threadIdx.x + k * blockDim.x;
+      if (i < this->length) f(i, one[k], two[k]);
+      else one[k] = two[k] = A(0);
+    }
+  }
+  template <class F> __device__ __forceinline__ void each(F f) {
+#pragma unroll
+    for (int k = 0; k < kHeld<X>; ++k) f(one[k], two[k]);
+  }
+};
+template <class X> struct Kept<X, kShared> : Part<X> {
+  using A = Accumulator<X>;
+  A *one, *two;
+  __device__ __forceinline__ Kept(const Part<X>& part) : Part<X>(part) {
+    extern __shared__ double pool[];
+    one = reinterpret_cast<A*>(pool);
+    two = one + part.length;
+  }
+  template <class F> __device__ __forceinline__ void place(F f) {
+#pragma unroll 4
+    for (int i = threadIdx.x; i < this->length; i += blockDim.x) f(i, one[i], two[i]);
+  }
+  template <class F> __device__ __forceinline__ void each(F f) {
+    place([&](int, A& first, A& second) { f(first, second); });
+  }
+};
+
+template <class X, Place PLACE> struct Sample : Kept<X, PLACE> {
+  using A = Accumulator<X>;
+  A lo, hi;
+  __device__ __forceinline__ Sample(const Part<X>& part)
+      : Kept<X, PLACE>(part), lo(A(part.a.clip_min)), hi(A(part.a.clip_max)) {}
+
+  // A NaN counts as 0, which neither ranks nor moves.
+  __device__ __forceinline__ void read_gradient() {
+    with_type(this->a.grad_type, [&](auto tag) {
+      const auto* g = static_cast<const decltype(tag)*>(this->a.grad) + this->base;
+      this->place([&](int i, A& one, A&) {
+        const A value = A(widen(g[i]));
+        one = value == value ? value : A(0);
+      });
+    });
+  }
+  __device__ __forceinline__ void displace(A threshold, A step) {
+    this->place([&](int i, A& one, A& two) {
+      const A x = this->centre(i), g = one;
+      one = this->now(i) + (magnitude(g) >= threshold ? signed_step(g, step) : A(0)) - x;
+      two = l1_room(one, x, lo, hi);
+    });
+  }
+};
+
+// Keeps nothing: every pass computes both values again from memory.
+template <class X> struct Sample<X, kReread> : Part<X> {
+  using A = Accumulator<X>;
+  A lo, hi, threshold, step;
+  bool displaced;
+  __device__ __forceinline__ Sample(const Part<X>& part)
+      : Part<X>(part), lo(A(part.a.clip_min)), hi(A(part.a.clip_max)), displaced(false) {}
+
+  __device__ __forceinline__ void read_gradient() {}
+  __device__ __forceinline__ void displace(A from, A by) {
+    threshold = from;
+    step = by;
+    displaced = true;
+  }
+  template <class F> __device__ __forceinline__ void place(F f) {
+    for (int i = threadIdx.x; i < this->length; i += blockDim.x) {
+      A one = this->gradient(i), two = 0;
+      one = one == one ? one : A(0);
+      if (displaced) {
+        const A x = this->centre(i);
+        one = this->now(i) + (magnitude(one) >= threshold ? signed_step(one, step) : A(0)) - x;
+        two = l1_room(one, x, lo, hi);
+      }
+      f(i, one, two);
+    }
+  }
+  template <class F> __device__ __forceinline__ void each(F f) {
+    place([&](int, A& one, A& two) { f(one, two); });
+  }
+};
+
+template <class A> using Bits = std::conditional_t<sizeof(A) == 8, uint64_t, uint32_t>;
+__device__ __forceinline__ float key_of(uint32_t bits) { return __uint_as_float(bits); }
+__device__ __forceinline__ double key_of(uint64_t bits) { return __longlong_as_double(bits); }
+
+// The k-th largest |gradient|, bit by bit from the top: non-negative keys order as their bits do,
+// and a candidate that is a NaN's bits has no key above it either way.
+template <class A, class S> __device__ A kth_largest(S& sample, Team& team, int64_t k) {
+  Bits<A> threshold = 0;
+  for (Bits<A> bit = Bits<A>(1) << (sizeof(A) * 8 - 2); bit; bit >>= 1) {
+    const A candidate = key_of(threshold | bit);
+    int mine = 0;
+    sample.each([&](A& g, A&) { mine += magnitude(g) >= candidate; });
+    const int64_t count = team.over<Add>(mine);
+    if (count >= k) threshold |= bit;
+    if (count == k) break;
+  }
+  return key_of(threshold);
+}
+
+// sum of shrunk sizes at lambda, and how many of them still follow lambda.
+template <class A, class S>
+__device__ __forceinline__ double l1_mass(S& sample, Team& team, A lambda, int* active) {
+  A sum = 0;
+  int moving = 0;
+  sample.each([&](A& u, A& room) {
+    const A size = magnitude(u);
+    sum += l1_shrunk(size, room, lambda);
+    moving += (size > lambda) & (size - lambda < room);
+  });
+  *active = team.over<Add>(moving);
+  return team.over<Add>(double(sum));
+}
+
+// lambda with sum min(max(size - lambda, 0), room) = eps: Newton's step, guarded by bisection;
+// the CPU's search, which says why.
+template <class A, class S> __device__ A l1_threshold(S& sample, Team& team, A eps) {
+  int active;
+  double mass = l1_mass(sample, team, A(0), &active);
+  if (mass <= eps) return A(0);
+  A above = 0;
+  sample.each([&](A& u, A&) { above = greater(above, magnitude(u)); });
+  above = team.over<Max>(above);
+  A below = 0, lambda = 0;
+  const double close = double(eps) * (sizeof(A) == 4 ? 1e-7 : 1e-14);
+  for (int step = 0; step < 200; ++step) {
+    A next = active ? A(lambda + (mass - double(eps)) / double(active)) : below;
+    if (!(next > below && next < above)) next = below + (above - below) / A(2);
+    if (next == lambda || next <= below || next >= above) break;
+    lambda = next;
+    mass = l1_mass(sample, team, lambda, &active);
+    if (mass > eps) below = lambda;
+    else above = lambda;
+    if (mass <= eps && double(eps) - mass <= close) return lambda;
+  }
+  return above;
+}
+
+template <class X, Place PLACE>
+__global__ void __launch_bounds__(kMostThreads)
+l1_kernel(const __grid_constant__ StepArgs a, int size) {
+  using A = Accumulator<X>;
+  const int64_t which = blockIdx.x / size, each = (a.n + size - 1) / size;
+  const int rank = int(blockIdx.x % size);
+  const int64_t first = rank * each < a.n ? rank * each : a.n;
+  const int length = int(a.n - first < each ? a.n - first : each);
+  const A eps = per_sample<A>(a.eps, which), alpha = per_sample<A>(a.alpha, which);
+  Sample<X, PLACE> sample(Part<X>{a, which * a.n + first, length});
+  Team team(rank, size);
+
+  sample.read_gradient();
+  int64_t skipped = int64_t((1.0 - a.l1_sparsity) * double(a.n));
+  skipped = skipped < 0 ? 0 : (skipped < a.n ? skipped : a.n - 1);
+  const A threshold = kth_largest<A>(sample, team, a.n - skipped);
+  int moved = 0;
+  sample.each([&](A& g, A&) {
+    const A key = magnitude(g);
+    moved += (key >= threshold) & (key > A(0));
+  });
+  moved = team.over<Add>(moved);
+  sample.displace(threshold, alpha / (A(moved) + A(kTinyCount)));
+
+  const A lambda = l1_threshold(sample, team, eps);
+  sample.place([&](int i, A& u, A& room) {
+    const A kept = l1_shrunk(magnitude(u), room, lambda);
+    const int64_t index = sample.base + i;
+    Group<A, X, 1> x;
+    x.load(a.x, a.x_type, index);
+    A out[1] = {clamp(x[0] + (u < A(0) ? -kept : kept), sample.lo, sample.hi)};
+    write_step<X>(a, index, out, x);
+  });
+  team.leave();
+}
+
+template <class X> int l1_launch(const StepArgs& a, void* stream) {
+  const int64_t threads = ceil_div(a.n, kHeld<X>);
+  if (threads <= kMostThreads)
+    return launch(l1_kernel<X, kRegisters>, a.batch, whole_warps(threads), 0, 1, stream, a, 1);
+  Limits found = {1, 0};
+  const int code = limits<l1_kernel<X, kShared>>(&found);
+  if (code) return code;
+  const int size = found.cluster;
+  const int64_t each = ceil_div(a.n, size), bytes = 2 * each * int64_t(sizeof(Accumulator<X>));
+  // Counts and places within a block's part are ints.
+  if (a.n > INT32_MAX) return cudaErrorInvalidValue;
+  if (bytes <= found.shared)
+    return launch(l1_kernel<X, kShared>, a.batch * size, kMostThreads, size_t(bytes), size, stream,
+                  a, size);
+  return launch(l1_kernel<X, kReread>, a.batch * size, kMostThreads, 0, size, stream, a, size);
+}
+
+int l1_step_launch(const StepArgs& a, void* stream) {
+  if (a.x_type == kF32) return l1_launch<float>(a, stream);
+  if (a.x_type == kBF16) return l1_launch<BF16>(a, stream);
+  if (a.x_type == kF16) return l1_launch<F16>(a, stream);
+  return l1_launch<double>(a, stream);
+}
+
+}  // namespace device
+}  // namespace fastard
