@@ -14,6 +14,9 @@ if native.module is not None:
     _SCALAR = torch.ops.fastard.random_start_.Scalar
     _TENSOR = torch.ops.fastard.random_start_.Tensor
 
+# Dynamo of torch 2.11 cannot look into an enum's members.
+_KINDS = {start.name: int(start) for start in StartKind}
+
 
 def random_start_(
     x_adv: Tensor,
@@ -43,7 +46,8 @@ def random_start_(
         TypeError, ValueError: a dtype, shape, device or value that does not fit, in one sentence.
     """
     ball = parse_norm(norm)
-    if kind not in StartKind.__members__:
+    code = _KINDS.get(kind)
+    if code is None:
         raise ValueError(f"kind must be 'uniform' or 'gaussian', but is {kind!r}.")
     checks.floating(x_adv, "x_adv")
     checks.floating(noise, "noise")
@@ -67,7 +71,7 @@ def random_start_(
     gaps = not dense_samples(out)
     if gaps:
         out = out.contiguous()
-    rest = (int(ball), int(StartKind[kind]), sigma, clip, clip_min, clip_max)
+    rest = (int(ball), code, sigma, clip, clip_min, clip_max)
     x, noise = laid_out_like(x.detach(), out), laid_out_like(noise.detach(), out)
     if isinstance(eps, Tensor):
         _TENSOR(out, x, noise, radius, as_bound(eps, x), *rest)
