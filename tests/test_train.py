@@ -18,6 +18,7 @@ from fastard.methods.trades import TRADES
 from fastard.progress import QUIET
 from fastard.schedules import learning_rate
 from fastard.selection import Selection
+from fastard.suites import judge
 from fastard.train import TrainConfig, train
 from fastard.train_config import from_dict, resolve, to_dict
 
@@ -174,6 +175,27 @@ def test_run_without_selection_keeps_the_last_epoch_as_best(tmp_path):
     result = train(quick(tmp_path / "run", val=0))
     assert result.best["epoch"] == 2
     assert_same_weights(result.out / "last.safetensors", result.out / "best.safetensors")
+
+
+def test_normalised_student_in_bf16_carries_its_mean_and_std(tmp_path):
+    settings = {"mean": (0.3,), "std": (0.4,), "precision": "bf16", "train_n": 128, "epochs": 1}
+    result = train(quick(tmp_path / "run", **settings))
+    model, meta = models.load_checkpoint(result.out / "last.safetensors")
+    assert (meta["mean"], meta["std"]) == ([0.3], [0.4])
+    splits = data.load("digits", val=60)
+    assert judge(model, splits.val).accuracy == result.metrics[0]["val_clean"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_run_on_cuda_resumes(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, 2)
+        with pytest.raises(Interrupted):
+            train(quick(tmp_path / "run", device="cuda"))
+    result = train(TrainConfig(out=tmp_path / "run", resume=True, device="cuda"))
+    assert [row["epoch"] for row in result.metrics] == [1, 2]
+    assert all(0 < row["attack_share"] < 1 for row in result.metrics)
 
 
 def test_natural_training_selects_on_clean_accuracy():

@@ -31,30 +31,50 @@ int launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t sh
   return code != cudaSuccess ? code : last;
 }
 
-// What the device allows a kernel: blocks in a cluster, dynamic shared memory in bytes.
-struct Limits {
-  int cluster;
-  int64_t shared;
+// find(device, &value), asked once for each device: nothing but the launch is left to a capture.
+class PerDevice {
+ public:
+  template <class F> int get(int64_t* value, F find) {
+    int device = 0;
+    cudaError_t code = cudaGetDevice(&device);
+    const bool kept = !code && device < kDevices;
+    *value = kept ? known_[device].load() : 0;
+    if (*value > 0) return cudaSuccess;
+    if (!code) code = find(device, value);
+    if (code) return cudaGetLastError(), code;
+    if (kept) known_[device].store(*value);
+    return cudaSuccess;
+  }
+
+ private:
+  static constexpr int kDevices = 64;
+  std::atomic<int64_t> known_[kDevices] = {};
 };
-// `KERNEL` may use all of `shared` from here on; the attribute is set once per device.
-template <auto KERNEL> int limits(Limits* found) {
-  int device = 0, most = 0;
-  cudaFuncAttributes attributes;
-  cudaError_t code = cudaGetDevice(&device);
-  if (!code) code = cudaFuncGetAttributes(&attributes, KERNEL);
-  if (!code) code = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  if (code) return cudaGetLastError(), code;
-  found->shared = most - int64_t(attributes.sharedSizeBytes);
-  // The code's own target, not the device's: PTX of an older one has no clusters in it.
-  found->cluster = attributes.ptxVersion >= 90 ? 8 : 1;
-  static std::atomic<uint64_t> done{0};
-  const uint64_t bit = device < 64 ? uint64_t(1) << device : 0;
-  if (bit & done.load()) return cudaSuccess;
-  code = cudaFuncSetAttribute(KERNEL, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              int(found->shared));
-  if (code) return cudaGetLastError(), code;
-  done.fetch_or(bit);
-  return cudaSuccess;
+
+// How many blocks may form a cluster. The code's own target decides, not the device's: PTX of an
+// older one has no clusters in it.
+template <auto KERNEL> int cluster_size(int64_t* size) {
+  static PerDevice known;
+  return known.get(size, [](int, int64_t* found) {
+    cudaFuncAttributes attributes = {};
+    const cudaError_t code = cudaFuncGetAttributes(&attributes, KERNEL);
+    *found = attributes.ptxVersion >= 90 ? 8 : 1;
+    return code;
+  });
+}
+
+// Bytes of dynamic shared memory that KERNEL may use, all that the device has for a block.
+template <auto KERNEL> int shared_memory(int64_t* bytes) {
+  static PerDevice known;
+  return known.get(bytes, [](int device, int64_t* found) {
+    int most = 0;
+    cudaFuncAttributes attributes = {};
+    cudaError_t code = cudaFuncGetAttributes(&attributes, KERNEL);
+    if (!code) code = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    *found = most - int64_t(attributes.sharedSizeBytes);
+    if (code) return code;
+    return cudaFuncSetAttribute(KERNEL, cudaFuncAttributeMaxDynamicSharedMemorySize, int(*found));
+  });
 }
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -13,9 +13,10 @@ namespace device {
 
 enum Place { kRegisters, kShared, kReread };
 
-constexpr int kMostThreads = 1024;
+constexpr int kMostThreads = 768;
+constexpr int64_t kMostElements = 1 << 30;
 // Elements a thread keeps in registers.
-template <class X> constexpr int kHeld = std::is_same_v<X, double> ? 6 : 12;
+template <class X> constexpr int kHeld = std::is_same_v<X, double> ? 6 : 16;
 
 // The part of a sample that this block works on: elements first, first + 1, ... of it.
 template <class X> struct Part {
@@ -171,7 +172,7 @@ template <class A, class S> __device__ A l1_threshold(S& sample, Team& team, A e
   double mass = l1_mass(sample, team, A(0), &active);
   if (mass <= eps) return A(0);
   A above = 0;
-  sample.each([&](A& u, A&) { above = greater(above, magnitude(u)); });
+  sample.each([&](A& u, A&) { above = Max::of(above, magnitude(u)); });
   above = team.over<Max>(above);
   A below = 0, lambda = 0;
   const double close = double(eps) * (sizeof(A) == 4 ? 1e-7 : 1e-14);
@@ -189,7 +190,7 @@ template <class A, class S> __device__ A l1_threshold(S& sample, Team& team, A e
 }
 
 template <class X, Place PLACE>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostThreads, 1)
 l1_kernel(const __grid_constant__ StepArgs a, int size) {
   using A = Accumulator<X>;
   const int64_t which = blockIdx.x / size, each = (a.n + size - 1) / size;
@@ -228,17 +229,16 @@ template <class X> int l1_launch(const StepArgs& a, void* stream) {
   const int64_t threads = ceil_div(a.n, kHeld<X>);
   if (threads <= kMostThreads)
     return launch(l1_kernel<X, kRegisters>, a.batch, whole_warps(threads), 0, 1, stream, a, 1);
-  Limits found = {1, 0};
-  const int code = limits<l1_kernel<X, kShared>>(&found);
+  // Places and counts are ints.
+  if (a.n > kMostElements) return cudaErrorInvalidValue;
+  int64_t room = 0, size = 1;
+  int code = shared_memory<l1_kernel<X, kShared>>(&room);
+  const auto bytes = [&] { return 2 * ceil_div(a.n, size) * int64_t(sizeof(Accumulator<X>)); };
+  if (!code && bytes() > room) code = cluster_size<l1_kernel<X, kShared>>(&size);
   if (code) return code;
-  const int size = found.cluster;
-  const int64_t each = ceil_div(a.n, size), bytes = 2 * each * int64_t(sizeof(Accumulator<X>));
-  // Counts and places within a block's part are ints.
-  if (a.n > INT32_MAX) return cudaErrorInvalidValue;
-  if (bytes <= found.shared)
-    return launch(l1_kernel<X, kShared>, a.batch * size, kMostThreads, size_t(bytes), size, stream,
-                  a, size);
-  return launch(l1_kernel<X, kReread>, a.batch * size, kMostThreads, 0, size, stream, a, size);
+  const bool held = bytes() <= room;
+  return launch(held ? l1_kernel<X, kShared> : l1_kernel<X, kReread>, a.batch * size, kMostThreads,
+                held ? size_t(bytes()) : 0, int(size), stream, a, int(size));
 }
 
 int l1_step_launch(const StepArgs& a, void* stream) {

@@ -60,7 +60,7 @@ template <class A> struct Move {
 };
 
 template <class S>
-__global__ void __launch_bounds__(kMostThreads<S>)
+__global__ void __launch_bounds__(kMostThreads<S>, 1)
 l2_resident(const __grid_constant__ StepArgs a) {
   using A = typename S::A;
   constexpr int V = S::V, R = kHeld<S>;
@@ -90,7 +90,7 @@ l2_resident(const __grid_constant__ StepArgs a) {
 
 // Any size: `size` blocks share a sample and read it twice.
 template <class S>
-__global__ void __launch_bounds__(kMostThreads<S>)
+__global__ void __launch_bounds__(kMostThreads<S>, 1)
 l2_streamed(const __grid_constant__ StepArgs a, int size) {
   using A = typename S::A;
   constexpr int V = S::V;
@@ -130,12 +130,14 @@ int l2_step_launch(const StepArgs& a, void* stream) {
       if (threads <= kMostThreads<S>)
         return launch(l2_resident<S>, a.batch, whole_warps(threads), 0, 1, stream, a);
     }
-    Limits found = {1, 0};
-    const int code = limits<l2_streamed<S>>(&found);
-    if (code) return code;
-    const int size = a.n > 4 * kMostThreads<S> * S::V ? found.cluster : 1;
+    int64_t size = 1;
+    if (a.n > 4 * kMostThreads<S> * S::V) {
+      const int code = cluster_size<l2_streamed<S>>(&size);
+      if (code) return code;
+    }
     const int64_t most = threads < kMostThreads<S> ? threads : kMostThreads<S>;
-    return launch(l2_streamed<S>, a.batch * size, whole_warps(most), 0, size, stream, a, size);
+    return launch(l2_streamed<S>, a.batch * size, whole_warps(most), 0, int(size), stream, a,
+                  int(size));
   });
 }
 

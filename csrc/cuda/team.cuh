@@ -1,7 +1,10 @@
 // Reductions over a warp, a block, or a cluster of blocks. Every thread gets the same bits, in a
 // fixed order: the results are deterministic and loops may branch on them.
 #pragma once
+#include <math.h>
 #include <stdint.h>
+
+#include <type_traits>
 
 namespace fastard {
 namespace device {
@@ -10,13 +13,13 @@ struct Add {
   template <class T> static __device__ __forceinline__ T identity() { return T(0); }
   template <class T> static __device__ __forceinline__ T of(T a, T b) { return a + b; }
 };
-// Of values of which none is NaN.
+// NaN loses, on either side: threads must agree on the result.
 struct Max {
   template <class T> static __device__ __forceinline__ T identity() {
     if constexpr (std::is_floating_point_v<T>) return -T(INFINITY);
     else return INT32_MIN;
   }
-  template <class T> static __device__ __forceinline__ T of(T a, T b) { return a > b ? a : b; }
+  template <class T> static __device__ __forceinline__ T of(T a, T b) { return a > b || b != b ? a : b; }
 };
 
 template <class Op, class T> __device__ __forceinline__ T over_warp(T v) {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -160,7 +160,7 @@ class Method(nn.Module):
         return self._ask_teachers(x)
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in asdict(self.options).items())
+        return ", ".join(f"{name}={getattr(self.options, name)!r}" for name in self.option_names())
 
 
 def accuracy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -77,6 +77,17 @@ def test_student_and_teachers_are_not_part_of_the_method(setting):
     assert trainable == {id(p) for p in setting.student.parameters()}
 
 
+def test_generator_makes_starts_repeat_and_repr_names_the_options(setting):
+    generator = torch.Generator()
+    method = methods.build("pgd-at", setting.student, generator=generator, eps=0.125)
+    assert "eps=0.125" in repr(method)
+    generator.manual_seed(5)
+    first = method.attack(*setting.batch)
+    generator.manual_seed(5)
+    again = method.attack(*setting.batch)
+    assert torch.equal(first, again)
+
+
 def test_index_and_view_are_accepted_and_nothing_is_stepped(setting):
     x, y = setting.batch
     method = methods.build("trades", setting.student, steps=1)

@@ -1,0 +1,217 @@
+// Row losses with their gradients in the logits. Bytes a class, kl in fp32: 8 read + 4 written
+// (bf16: half of that), 4 more for the teacher's gradient. Expected: bound by memory, at 85 % or
+// more of the copy bandwidth for 1,000 classes (8,192 rows in fp32 are 98 MB: 29 us at 3.35 TB/s);
+// beyond 1,024 classes rows are read twice, the second time from the L2 cache.
+#include "launch.cuh"
+#include "rows.cuh"
+
+namespace fastard {
+namespace device {
+
+constexpr int kRowThreads = 128;    // 4 warps, a row each
+constexpr int kBlockThreads = 512;  // one row
+
+template <class A> __device__ __forceinline__ A raw(const RowArgs& a, int64_t row, int64_t c) {
+  return load_any<A>(a.logits, a.logits_type, row * a.classes + c);
+}
+template <class A> __device__ __forceinline__ A ascent(const RowArgs& a) {
+  return a.targeted ? -A(a.scale) : A(a.scale);
+}
+template <class Row, class A>
+__device__ __forceinline__ void finish(Row& row, const RowArgs& a, int64_t r, A loss) {
+  if (row.leader()) static_cast<A*>(a.loss)[r] = loss;
+}
+// A label outside the row cannot be refused without a synchronisation: its row becomes NaN.
+template <class A, class Row>
+__device__ __forceinline__ bool refused(Row& row, const RowArgs& a, int64_t r, int64_t label) {
+  if (label >= 0 && label < a.classes) return false;
+  row.write(a.dlogits, a.logits_type, [](const Item<A>&) { return A(NAN); });
+  finish(row, a, r, A(NAN));
+  return true;
+}
+
+struct KL {
+  static constexpr bool kTeacher = true;
+  template <class A> static __device__ __forceinline__ Factors<A> factors(const RowArgs& a) {
+    return {A(1) / A(a.temperature), A(1) / A(a.temperature)};
+  }
+  template <class A, class Row>
+  static __device__ __forceinline__ void run(Row& row, const RowArgs& a, int64_t r) {
+    const A scale = ascent<A>(a), factor = scale * row.factors.student, floor = A(a.log_floor);
+    row.soften();
+    A loss = 0;
+    row.write(a.dlogits, a.logits_type, [&](const Item<A>& i) {
+      loss += kl_term(i.p, floored_log(i.p, i.t, floor), i.z);
+      return (i.q - i.p) * factor;
+    });
+    finish(row, a, r, row.sum(loss) * scale);
+    if (!a.dtarget) return;
+    const auto slope = [&](const Item<A>& i) {
+      return teacher_slope(i.p, floored_log(i.p, i.t, floor), i.z, floor);
+    };
+    A mean = 0;
+    row.each([&](const Item<A>& i) { mean += i.p > A(0) ? i.p * slope(i) : A(0); });
+    mean = row.sum(mean);
+    row.write(a.dtarget, a.target_type, [&](const Item<A>& i) {
+      return i.p > A(0) ? i.p * (slope(i) - mean) * factor : i.p;
+    });
+  }
+};
+
+struct CE {
+  static constexpr bool kTeacher = false;
+  template <class A> static __device__ __forceinline__ Factors<A> factors(const RowArgs&) {
+    return {A(1), A(1)};
+  }
+  template <class A, class Row>
+  static __device__ __forceinline__ void run(Row& row, const RowArgs& a, int64_t r) {
+    const int64_t y = a.labels[r];
+    if (refused<A>(row, a, r, y)) return;
+    const A scale = ascent<A>(a);
+    row.soften();
+    const A log_q = raw<A>(a, r, y) - row.student.top - row.student.log_sum;
+    finish(row, a, r, -log_q * scale);
+    row.write(a.dlogits, a.logits_type, [&](const Item<A>& i) {
+      return (i.q - (i.index == y ? A(1) : A(0))) * scale;
+    });
+  }
+};
+
+struct Mixture {
+  static constexpr bool kTeacher = true;
+  template <class A> static __device__ __forceinline__ Factors<A> factors(const RowArgs& a) {
+    return {A(1), A(1) / A(a.temperature)};
+  }
+  template <class A, class Row>
+  static __device__ __forceinline__ void run(Row& row, const RowArgs& a, int64_t r) {
+    const int64_t y = a.labels[r];
+    if (refused<A>(row, a, r, y)) return;
+    const A scale = ascent<A>(a), mix = A(a.mix);
+    row.soften();
+    A loss = 0;
+    row.write(a.dlogits, a.logits_type, [&](const Item<A>& i) {
+      const A m = i.p * mix + (i.index == y ? A(1) - mix : A(0));
+      loss += kl_term(m, A(0), i.z);
+      return (i.q - m) * scale;
+    });
+    finish(row, a, r, row.sum(loss) * scale);
+  }
+};
+
+// Margin and DLR depend on a few places of the row only.
+struct Ranked {
+  static constexpr bool kTeacher = false;
+  template <class A> static __device__ __forceinline__ Factors<A> factors(const RowArgs&) {
+    return {A(1), A(1)};
+  }
+  // The k-th largest logit's place after those in `found`, the first among equals; NaN ranks last.
+  template <class A, class Row>
+  static __device__ __forceinline__ int next(Row& row, const int (&found)[4]) {
+    const auto key = [](const Item<A>& i) { return i.z == i.z ? i.z : -A(INFINITY); };
+    const auto open = [&](const Item<A>& i) {
+      return i.index != found[0] && i.index != found[1] && i.index != found[2];
+    };
+    A top = -A(INFINITY);
+    row.each([&](const Item<A>& i) {
+      if (open(i)) top = greater(top, key(i));
+    });
+    top = row.most(top);
+    int place = INT32_MIN;
+    row.each([&](const Item<A>& i) {
+      if (open(i) && key(i) == top && -i.index > place) place = -i.index;
+    });
+    return -row.most(place);
+  }
+  template <class A, class Row>
+  static __device__ __forceinline__ void run(Row& row, const RowArgs& a, int64_t r) {
+    const int64_t y = a.labels[r];
+    const bool dlr = a.kind == kDLR, aimed = dlr && a.targeted;
+    const int64_t goal = aimed ? a.goals[r] : 0;
+    if (refused<A>(row, a, r, y) || refused<A>(row, a, r, goal)) return;
+    const A scale = A(a.scale), z_y = raw<A>(a, r, y);
+    int top[4] = {-1, -1, -1, -1};
+    top[0] = next<A>(row, top);
+    top[1] = next<A>(row, top);
+    const int64_t other = aimed ? goal : (top[0] == y ? top[1] : top[0]);
+    const A z_other = raw<A>(a, r, other);
+    if (dlr) {
+      top[2] = next<A>(row, top);
+      if (aimed) top[3] = next<A>(row, top);
+      const A third = raw<A>(a, r, top[2]), fourth = aimed ? raw<A>(a, r, top[3]) : A(0);
+      const A spread = dlr_spread(raw<A>(a, r, top[0]), third, fourth, aimed);
+      const A gap = z_y - z_other, slope = scale / spread, bend = scale * gap / (spread * spread);
+      const A tail = aimed ? A(0.5) * bend : bend;
+      finish(row, a, r, -gap / spread * scale);
+      row.write(a.dlogits, a.logits_type, [&](const Item<A>& i) {
+        A d = 0;
+        d -= i.index == y ? slope : A(0);
+        d += i.index == other ? slope : A(0);
+        d += i.index == top[0] ? bend : A(0);
+        d -= i.index == top[2] || i.index == top[3] ? tail : A(0);
+        return d;
+      });
+    } else {
+      const A side = a.targeted ? A(-1) : A(1), kappa = A(a.kappa);
+      const A slope = margin_active(z_y, z_other, kappa, side) ? side * scale : A(0);
+      finish(row, a, r, margin_loss(z_y, z_other, kappa, side) * scale);
+      row.write(a.dlogits, a.logits_type, [&](const Item<A>& i) {
+        return (i.index == other ? slope : A(0)) - (i.index == y ? slope : A(0));
+      });
+    }
+  }
+};
+
+template <class Loss, class A, int K>
+__global__ void __launch_bounds__(kRowThreads, 1)
+warp_rows(const __grid_constant__ RowArgs a, bool wide) {
+  const int64_t r = int64_t(blockIdx.x) * (kRowThreads / 32) + threadIdx.x / 32;
+  if (r >= a.rows) return;
+  WarpRow<A, K, Loss::kTeacher> row(a, r, wide, Loss::template factors<A>(a));
+  Loss::template run<A>(row, a, r);
+}
+template <class Loss, class A>
+__global__ void __launch_bounds__(kBlockThreads, 1)
+block_rows(const __grid_constant__ RowArgs a, bool wide) {
+  BlockRow<A, Loss::kTeacher> row(a, blockIdx.x, wide, Loss::template factors<A>(a));
+  Loss::template run<A>(row, a, blockIdx.x);
+}
+
+// Whether groups of 4 classes lie aligned in every tensor of every row.
+static bool groups_of_4(const RowArgs& a) {
+  const uintptr_t places = uintptr_t(a.logits) | uintptr_t(a.target) | uintptr_t(a.dlogits) |
+                           uintptr_t(a.dtarget);
+  return a.classes % 4 == 0 && places % 16 == 0;
+}
+
+template <class Loss, class A> static int launch_rows(const RowArgs& a, void* stream) {
+  const bool wide = groups_of_4(a);
+  const int64_t blocks = ceil_div(a.rows, kRowThreads / 32);
+  const auto warps = [&](auto kernel) {
+    return launch(kernel, blocks, kRowThreads, 0, 1, stream, a, wide);
+  };
+  if (a.classes <= 32) return warps(warp_rows<Loss, A, 1>);
+  if (a.classes <= 256) return warps(warp_rows<Loss, A, 8>);
+  if constexpr (sizeof(A) == 4)
+    if (a.classes <= 1024) return warps(warp_rows<Loss, A, 32>);
+  return launch(block_rows<Loss, A>, a.rows, kBlockThreads, 0, 1, stream, a, wide);
+}
+
+template <class A> static int launch_kind(const RowArgs& a, void* stream) {
+  switch (a.kind) {
+    case kKL: return launch_rows<KL, A>(a, stream);
+    case kCE: return launch_rows<CE, A>(a, stream);
+    case kMixture: return launch_rows<Mixture, A>(a, stream);
+    default: return launch_rows<Ranked, A>(a, stream);
+  }
+}
+
+}  // namespace device
+
+int cuda_logit_rows(const RowArgs& a, void* stream) {
+  if (a.rows == 0) return cudaSuccess;
+  if (a.classes > 1 << 30) return cudaErrorInvalidValue;
+  return a.logits_type == kF64 ? device::launch_kind<double>(a, stream)
+                               : device::launch_kind<float>(a, stream);
+}
+
+}  // namespace fastard
