@@ -53,9 +53,9 @@ class RowLoss:
                 f"have {self.target.shape[1]}."
             )
         if self._check_values:
-            for t, name in ((self.target, "target"), (self.labels, "labels")):
+            for t in (self.target, self.labels):
                 if t is not None and t.dim() == 1:
-                    checks.labels_below(t, classes, name)
+                    checks.labels_below(t, classes, "labels")
         self._unchecked = False
 
     def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:

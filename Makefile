@@ -1,0 +1,51 @@
+# `make demo` and `make test` do everything: VENV or an active environment is reused, else .venv is
+# made. Needs GNU make, Python >= 3.10 with venv, g++.
+PYTHON ?= python3
+ifdef VIRTUAL_ENV
+VENV ?= $(VIRTUAL_ENV)
+endif
+VENV ?= .venv
+PY := $(VENV)/bin/python
+TORCH ?= torch
+# pytest's arguments: make test ARGS="-k pgd_step"
+ARGS ?=
+RESULTS ?= benchmarks/results
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
+INSTALLED := $(VENV)/.fastard-installed
+
+.PHONY: help install demo test lint bench clean
+help:
+	@echo "make demo    install, train three small networks on digits, print what they withstand"
+	@echo "make test    install, run the whole test suite"
+	@echo "make lint    ruff, mypy"
+	@echo "make bench   time the kernels, write $(RESULTS)/cpu_kernels.json"
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+# Compiles the kernels; pip shows nothing of that, so ask the binary what it holds.
+$(INSTALLED): $(SOURCES) | $(PY)
+	$(PY) -m pip install --quiet --upgrade "$(TORCH)" -e ".[test,build]"
+	@$(PY) -c "import fastard.native as n, sys; m = n.module; \
+	  sys.exit('fastard: ' + n.reason) if m is None else print('fastard:', n.reason + ',', \
+	  'CUDA ' + m.cuda_archs if m.has_cuda else 'NO CUDA KERNELS: ' + m.cuda_reason)"
+	@touch $@
+
+install: $(INSTALLED)
+
+demo: install
+	$(PY) -m benchmarks.demo --out runs/demo
+
+test: install
+	$(PY) -m pytest $(ARGS)
+
+lint: install
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+bench: install
+	$(PY) -m benchmarks.cpu_kernels --out $(RESULTS)/cpu_kernels.json
+
+clean:
+	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache fastard/*.so $(INSTALLED)
