@@ -6,17 +6,17 @@ VENV ?= $(VIRTUAL_ENV)
 endif
 VENV ?= .venv
 PY := $(VENV)/bin/python
-TORCH ?= torch
 # pytest's arguments: make test ARGS="-k pgd_step"
 ARGS ?=
 RESULTS ?= benchmarks/results
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 INSTALLED := $(VENV)/.fastard-installed
 
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test test-oldest lint bench clean
 help:
 	@echo "make demo    install, train three small networks on digits, print what they withstand"
 	@echo "make test    install, run the whole test suite"
+	@echo "make test-oldest  the test suite once more, the same binary under torch 2.11"
 	@echo "make lint    ruff, mypy"
 	@echo "make bench   time the kernels, write $(RESULTS)/cpu_kernels.json"
 
@@ -25,7 +25,7 @@ $(PY):
 
 # Compiles the kernels; pip shows nothing of that, so ask the binary what it holds.
 $(INSTALLED): $(SOURCES) | $(PY)
-	$(PY) -m pip install --quiet --upgrade "$(TORCH)" -e ".[test,build]"
+	$(PY) -m pip install --quiet -e ".[test,build]"
 	@$(PY) -c "import fastard.native as n, sys; m = n.module; \
 	  sys.exit('fastard: ' + n.reason) if m is None else print('fastard:', n.reason + ',', \
 	  'CUDA ' + m.cuda_archs if m.has_cuda else 'NO CUDA KERNELS: ' + m.cuda_reason)"
@@ -39,13 +39,23 @@ demo: install
 test: install
 	$(PY) -m pytest $(ARGS)
 
+# The binary that `make install` built, under the oldest torch that it promises to run with.
+OLDEST := $(VENV)-oldest
+test-oldest: install
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(PY) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+	  print('\n'.join(p['dependencies'] + p['optional-dependencies']['test']))" > $(OLDEST)/needs.txt
+	$(OLDEST)/bin/python -m pip install --quiet "torch==2.11.*" -r $(OLDEST)/needs.txt
+	$(OLDEST)/bin/python -m pytest -m "not build" $(ARGS)
+
 lint: install
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
 bench: install
-	$(PY) -m benchmarks.cpu_kernels --out $(RESULTS)/cpu_kernels.json
+	$(PY) -m pytest benchmarks/bench_kernels.py -q -s --benchmark-enable --benchmark-only \
+	  --benchmark-disable-gc --benchmark-json=$(RESULTS)/cpu_kernels.json
 
 clean:
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache fastard/*.so $(INSTALLED)

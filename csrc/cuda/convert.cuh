@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <string.h>
 
 #include <type_traits>
 
@@ -50,17 +51,36 @@ template <class T, class A> __device__ __forceinline__ T narrow_towards(A v, A x
   }
 }
 
-// V elements that move as one access of up to 16 bytes (several where they are wider).
-template <class T, int V> struct alignas(V * sizeof(T) < 16 ? V * sizeof(T) : 16) Pack {
-  T v[V];
+// V elements that move in accesses of 16 bytes, or in one smaller.
+template <int BYTES> struct WordOf { using type = uint4; };
+template <> struct WordOf<8> { using type = uint2; };
+template <> struct WordOf<4> { using type = uint32_t; };
+template <> struct WordOf<2> { using type = uint16_t; };
+template <class T, int V> struct Pack {
+  using Word = typename WordOf<V * sizeof(T)>::type;
+  static constexpr int kWords = V * sizeof(T) / sizeof(Word);
+  alignas(Word) T v[V];
 };
+// Through words, because a compiler may split the copy of a struct.
 template <class T, int V>
 __device__ __forceinline__ Pack<T, V> fetch(const void* data, int64_t index) {
-  return *reinterpret_cast<const Pack<T, V>*>(static_cast<const T*>(data) + index);
+  using P = Pack<T, V>;
+  const auto* from = reinterpret_cast<const typename P::Word*>(static_cast<const T*>(data) + index);
+  typename P::Word words[P::kWords];
+#pragma unroll
+  for (int i = 0; i < P::kWords; ++i) words[i] = from[i];
+  P pack;
+  memcpy(&pack, words, sizeof(pack));
+  return pack;
 }
 template <class T, int V>
 __device__ __forceinline__ void put(void* data, int64_t index, const Pack<T, V>& pack) {
-  *reinterpret_cast<Pack<T, V>*>(static_cast<T*>(data) + index) = pack;
+  using P = Pack<T, V>;
+  auto* to = reinterpret_cast<typename P::Word*>(static_cast<T*>(data) + index);
+  typename P::Word words[P::kWords];
+  memcpy(words, &pack, sizeof(pack));
+#pragma unroll
+  for (int i = 0; i < P::kWords; ++i) to[i] = words[i];
 }
 
 // f(T()) for the type that a code names. The branch is uniform; keep whole loops inside f.

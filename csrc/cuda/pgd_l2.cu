@@ -110,7 +110,7 @@ l2_streamed(const __grid_constant__ StepArgs a, int size) {
   }
   Team team(rank, size);
   const Move<A> move(a, sample, sums, team);
-#pragma unroll 2
+#pragma unroll 1
   for (int64_t i = first; i < a.n; i += stride) {
     Group<A, typename S::X, V> v, x;
     Group<A, typename S::G, V> g;

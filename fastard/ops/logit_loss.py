@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastard import checks, native, reference
 from fastard.kinds import LossKind, parse_loss
-from fastard.ops._backend import is_native
+from fastard.ops._backend import detached, is_native
 
 if native.module is not None:
     _LOSS = torch.ops.fastard.logit_loss.default
@@ -16,6 +16,12 @@ if native.module is not None:
 def _class_indices(y: Tensor, logits: Tensor, name: str) -> Tensor:
     y = checks.labels(y, len(logits), logits.device, name)
     return y.to(torch.int64).contiguous()
+
+
+def _fewest_classes(kind: LossKind, targeted: bool) -> int:
+    if kind == LossKind.margin:
+        return 2
+    return (4 if targeted else 3) if kind == LossKind.dlr else 1
 
 
 def logit_loss(
@@ -60,7 +66,7 @@ def logit_loss(
     checks.floating(logits, "logits")
     if logits.dim() != 2:
         raise ValueError(f"logits must be [batch, classes], but have shape {list(logits.shape)}.")
-    fewest = {LossKind.margin: 2, LossKind.dlr: 4 if targeted else 3}.get(loss_kind, 1)
+    fewest = _fewest_classes(loss_kind, targeted)
     if logits.shape[1] < fewest:
         raise ValueError(
             f"loss {loss_kind.name!r} needs at least {fewest} classes, not {logits.shape[1]}."
@@ -71,7 +77,7 @@ def logit_loss(
         raise ValueError(f"teacher_grad goes with loss 'kl', not {loss_kind.name!r}.")
     teacher = goals = None
     if loss_kind in (LossKind.kl, LossKind.mixture):
-        teacher = checks.floating(target, "target").detach()
+        teacher = detached(checks.floating(target, "target"))
         checks.same_shape(teacher, logits, "target", "logits")
         checks.same_device(teacher, logits, "target", "logits")
         if loss_kind == LossKind.mixture and labels is None:
@@ -87,7 +93,7 @@ def logit_loss(
     else:
         labels = _class_indices(target, logits, "target")
 
-    logits = logits.detach()
+    logits = detached(logits)
     if not is_native("logit_loss", logits):
         loss, dlogits, dtarget = reference.logit_loss(
             logits, teacher, loss_kind.name, labels, goals, targeted,
@@ -96,9 +102,9 @@ def logit_loss(
     logits = logits.contiguous()
     teacher = None if teacher is None else teacher.contiguous()
     accumulated = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    loss = logits.new_empty(len(logits), dtype=accumulated)
-    dlogits = logits.new_empty(logits.shape)
-    dtarget = teacher.new_empty(teacher.shape) if teacher_grad and teacher is not None else None
+    loss = logits.new_empty(logits.shape[0], dtype=accumulated)
+    dlogits = torch.empty_like(logits)
+    dtarget = torch.empty_like(teacher) if teacher_grad and teacher is not None else None
     _LOSS(logits, teacher, labels, goals, int(loss_kind), targeted,
           temperature, kappa, mix, scale, loss, dlogits, dtarget)  # fmt: skip
     return (loss, dlogits) if dtarget is None else (loss, dlogits, dtarget)

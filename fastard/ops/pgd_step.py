@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastard import checks, native, reference
 from fastard.kinds import Norm, parse_norm
-from fastard.ops._backend import dense_samples, is_native, laid_out_like, mutated
+from fastard.ops._backend import dense_samples, detached, is_native, laid_out_like, mutated
 
 if native.module is not None:
     _SCALAR = torch.ops.fastard.pgd_step_.Scalar
@@ -87,16 +87,16 @@ def pgd_step_(
                 feed.copy_(reference.feed(x_adv, feed.dtype, mean, std))
         return x_adv
 
-    out = x_adv.detach()
+    out = detached(x_adv)
     gaps = not dense_samples(out)
     if gaps:
         out = out.contiguous()
-    out_feed = None if feed is None else feed.detach()
+    out_feed = None if feed is None else detached(feed)
     if out_feed is not None and out_feed.stride() != out.stride():
         out_feed = torch.empty_strided(
             out.shape, out.stride(), dtype=out_feed.dtype, device=out.device
         )
-    grad, x = laid_out_like(grad.detach(), out), laid_out_like(x.detach(), out)
+    grad, x = laid_out_like(detached(grad), out), laid_out_like(detached(x), out)
     rest = (int(kind), clip_min, clip_max, l1_sparsity, out_feed, mean, std)
     if isinstance(eps, Tensor) or isinstance(alpha, Tensor):
         _TENSOR(out, grad, x, as_bound(eps, x), as_bound(alpha, x), *rest)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastard import checks, native, reference
 from fastard.kinds import Norm, StartKind, parse_norm
-from fastard.ops._backend import dense_samples, is_native, laid_out_like, mutated
+from fastard.ops._backend import dense_samples, detached, is_native, laid_out_like, mutated
 from fastard.ops.pgd_step import as_bound
 
 if native.module is not None:
@@ -67,12 +67,12 @@ def random_start_(
                 x, noise, eps, kind, ball.name, radius, sigma, clip, clip_min, clip_max))  # fmt: skip
         return x_adv
 
-    out = x_adv.detach()
+    out = detached(x_adv)
     gaps = not dense_samples(out)
     if gaps:
         out = out.contiguous()
     rest = (int(ball), code, sigma, clip, clip_min, clip_max)
-    x, noise = laid_out_like(x.detach(), out), laid_out_like(noise.detach(), out)
+    x, noise = laid_out_like(detached(x), out), laid_out_like(detached(noise), out)
     if isinstance(eps, Tensor):
         _TENSOR(out, x, noise, radius, as_bound(eps, x), *rest)
     else:
