@@ -41,7 +41,9 @@ def record(benchmark, run, rivals, targets, **extra):
         targets=targets, idle_share_before=idle, **extra)  # fmt: skip
     for name, target in targets.items():
         verdict = "reached" if ratios.get(name, 0.0) >= target else "NOT reached"
-        print(f"\n  {benchmark.name}: {ratios[name]:.2f}x {name}, target {target}x: {verdict}", end="")
+        print(
+            f"\n  {benchmark.name}: {ratios[name]:.2f}x {name}, target {target}x: {verdict}", end=""
+        )
     benchmark.pedantic(run, rounds=50, iterations=5, warmup_rounds=3)
     return timed
 
@@ -71,7 +73,10 @@ def test_pgd_step_linf(benchmark, shape):
     rate = {name: n * b / timed[name]["min"] / 1e9 for name, b in (("fastard", 16), ("copy_", 8))}
     share = rate["fastard"] / rate["copy_"]
     benchmark.extra_info.update(gigabytes_per_second=rate, share_of_copy_rate=share)
-    print(f"\n  {benchmark.name}: {share:.0%} of copy_'s byte rate, target 90 % at 32x3x224x224", end="")
+    print(
+        f"\n  {benchmark.name}: {share:.0%} of copy_'s byte rate, target 90 % at 32x3x224x224",
+        end="",
+    )
 
 
 @pytest.mark.parametrize("norm", ["L2", "L1"])

@@ -38,7 +38,7 @@ def rslad(
 def trades(
     model: nn.Module, x: Tensor, alpha: float = 0.007, eps: float = 0.031, steps: int = 10
 ) -> Tensor:
-    """TRADES' Linf attack (yaodongyu/TRADES, trades.py): the clean pass runs again in every step."""
+    """TRADES' Linf attack (yaodongyu/TRADES, trades.py): each step runs the clean pass again."""
     criterion = nn.KLDivLoss(reduction="sum")
     model.eval()
     x_adv = x.detach() + 0.001 * torch.randn(x.shape).to(x.device).detach()

@@ -45,13 +45,13 @@ struct StartArgs {
 };
 
 struct RowArgs {
-  const void* logits;       // [rows, classes]
-  const void* target;       // teacher logits or null
-  const int64_t* labels;    // [rows] or null
-  const int64_t* goals;     // the classes that a targeted DLR aims at, or null
-  void* loss;               // [rows] in the accumulation type
-  void* dlogits;            // as logits; may be null
-  void* dtarget;            // as target; may be null
+  const void* logits;     // [rows, classes]
+  const void* target;     // teacher logits or null
+  const int64_t* labels;  // [rows] or null
+  const int64_t* goals;   // the classes that a targeted DLR aims at, or null
+  void* loss;             // [rows] in the accumulation type
+  void* dlogits;          // as logits; may be null
+  void* dtarget;          // as target; may be null
   int logits_type, target_type, kind;
   bool targeted;
   int64_t rows, classes;

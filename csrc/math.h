@@ -17,8 +17,8 @@
 namespace fastard {
 namespace FA_ISA {
 
-constexpr double kTinyNorm = 1e-12;     // AutoAttack's guard of ||g||_2 and of DLR's denominator
-constexpr double kTinyCount = 1e-10;    // APGD-L1's guard of the number of moved coordinates
+constexpr double kTinyNorm = 1e-12;   // AutoAttack's guard of ||g||_2 and of DLR's denominator
+constexpr double kTinyCount = 1e-10;  // APGD-L1's guard of the number of moved coordinates
 
 template <class A> FA_FN A lesser(A a, A b) { return a < b ? a : b; }
 template <class A> FA_FN A greater(A a, A b) { return a > b ? a : b; }
@@ -92,14 +92,20 @@ FA_FN float exponential(float v) {
   p = fused(p, r, 1.6666665459e-1f);
   p = fused(p, r, 5.0000001201e-1f);
   p = fused(p, r * r, r) + 1.0f;
-  union { float f; int32_t i; } bits = {shifted}, power;
+  union {
+    float f;
+    int32_t i;
+  } bits = {shifted}, power;
   power.i = int32_t((uint32_t(bits.i) - 0x4B400000u + 127u) << 23);
   return v < -87.3f ? 0.0f : p * power.f;
 }
 // log of a positive normal number, without a branch or a call, so that loops of it vectorise
 // (Cephes' polynomial); errors <= 2 ulp; NaN stays NaN.
 FA_FN float logarithm(float v) {
-  union { float f; uint32_t u; } bits = {v}, mantissa;
+  union {
+    float f;
+    uint32_t u;
+  } bits = {v}, mantissa;
   const uint32_t above_root = bits.u - 0x3F3504F3u;  // sqrt(1/2)
   const float e = float(int32_t(above_root) >> 23);
   mantissa.u = (above_root & 0x007FFFFFu) + 0x3F3504F3u;

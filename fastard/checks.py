@@ -1,4 +1,4 @@
-"""Argument checks: each refusal is one sentence that names the argument, what it was, what it must be."""
+"""Argument checks: each refusal is one sentence: the argument, what it was, what it must be."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def labels(y: object, batch: int, device: torch.device, name: str = "y") -> Tens
     if y.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
         raise TypeError(f"{name} must hold integer class indices, but is {describe(y)}.")
     if y.shape != (batch,):
-        raise ValueError(f"{name} must have one label per sample [{batch}], but has {list(y.shape)}.")
+        raise ValueError(
+            f"{name} must have one label per sample [{batch}], but has {list(y.shape)}."
+        )
     if y.device != device:
         raise ValueError(f"{name} must be on x's device {device}, but is on {y.device}.")
     return y
@@ -154,7 +156,9 @@ def channel_values(values: Sequence[float] | Tensor, channels: int, name: str) -
     """mean or std: one number per channel."""
     found = values.tolist() if isinstance(values, Tensor) else [float(v) for v in values]
     if len(found) != channels:
-        raise ValueError(f"{name} must have one value per channel ({channels}), but has {len(found)}.")
+        raise ValueError(
+            f"{name} must have one value per channel ({channels}), but has {len(found)}."
+        )
     if name == "std" and any(not v > 0 for v in found):
         raise ValueError(f"std must be positive, but is {found}.")
     return found

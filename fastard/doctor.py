@@ -10,6 +10,7 @@ import re
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 import fastard
 from fastard import native, ops, reference
 from fastard.engine.precision import cpu_bf16
-from fastard.kinds import LossKind, Norm, StartKind
+from fastard.kinds import LossKind, Norm
 
 OPS = ("pgd_step_", "random_start_", "logit_loss", "distill_kl")
 # fp32 against fp64: a dozen roundings, relative to the largest value where that is above 1.
@@ -202,16 +203,13 @@ def _checks(console: Console, devices: Sequence[str]) -> list[str]:
 
 def _every_check() -> Iterator[tuple[str, Check]]:
     for norm in Norm:
-        yield f"pgd_step_ {norm.name}", lambda device, norm=norm: _step_error(norm.name, device)
+        yield f"pgd_step_ {norm.name}", partial(_step_error, norm.name)
     for norm in Norm:
-        yield (f"random_start_ uniform {norm.name}",
-               lambda device, norm=norm: _start_error("uniform", norm.name, device))  # fmt: skip
-    gaussian = StartKind.gaussian.name
-    yield "random_start_ gaussian", lambda device: _start_error(gaussian, "Linf", device)
+        yield f"random_start_ uniform {norm.name}", partial(_start_error, "uniform", norm.name)
+    yield "random_start_ gaussian", partial(_start_error, "gaussian", "Linf")
     for kind in LossKind:
-        yield f"logit_loss {kind.name}", lambda device, kind=kind: _loss_error(kind, False, device)
-        yield (f"logit_loss {kind.name} targeted",
-               lambda device, kind=kind: _loss_error(kind, True, device))  # fmt: skip
+        yield f"logit_loss {kind.name}", partial(_loss_error, kind, False)
+        yield f"logit_loss {kind.name} targeted", partial(_loss_error, kind, True)
     yield "distill_kl", _distill_error
     yield "pgd_kl attack", _attack_error
 
@@ -252,8 +250,9 @@ def _start_error(kind: str, norm: str, device: str) -> float:
     exact = reference.random_start(
         x.double(), noise.double(), 0.5, kind, norm, radius.double())  # fmt: skip
     x, noise, radius = (t.to(device) for t in (x, noise, radius))
-    return _error((ops.random_start_(torch.empty_like(x), x, noise, 0.5, kind, norm,
-                                     radius=radius),), (exact,))  # fmt: skip
+    x_adv = torch.empty_like(x)
+    ops.random_start_(x_adv, x, noise, 0.5, kind, norm, radius=radius)
+    return _error((x_adv,), (exact,))
 
 
 def _loss_error(kind: LossKind, targeted: bool, device: str) -> float:
@@ -274,10 +273,10 @@ def _loss_error(kind: LossKind, targeted: bool, device: str) -> float:
 def _distill_error(device: str) -> float:
     student, teacher = 3 * _drawn(6, 17), 3 * _drawn(17, 6).T
     rows, *gradients = reference.distill_kl(student.double(), teacher.double(), 2.0, 1e-5)
-    leaves = [t.to(device).requires_grad_() for t in (student, teacher)]
+    student, teacher = (t.to(device).requires_grad_() for t in (student, teacher))
     with torch.enable_grad():
-        loss = ops.distill_kl(*leaves, temperature=2.0, reduction="sum", log_floor=1e-5)
-        got = torch.autograd.grad(loss, leaves)
+        loss = ops.distill_kl(student, teacher, 2.0, "sum", log_floor=1e-5)
+        got = torch.autograd.grad(loss, (student, teacher))
     return _error((loss, *got), (rows.sum(), *gradients))
 
 

@@ -46,7 +46,10 @@ def cuda() -> tuple[bool, str]:
         return False, "torch sees no CUDA device"
     runtime, driver = module.cuda_versions()
     if driver // 1000 < runtime // 1000:
-        return False, f"the driver supports CUDA {driver / 1000:g}, fastard._C needs {runtime // 1000}"
+        return (
+            False,
+            f"the driver supports CUDA {driver / 1000:g}, fastard._C needs {runtime // 1000}",
+        )
     capability = torch.cuda.get_device_capability()
     if capability < (7, 5):
         return False, f"compute capability {capability[0]}.{capability[1]} is below 7.5"

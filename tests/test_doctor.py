@@ -47,6 +47,8 @@ def test_a_wrong_value_is_named(monkeypatch, op):
 
     def wrong(*args, **kwargs):
         result = right(*args, **kwargs)
+        if op.endswith("_"):
+            return result.add_(1e-3)
         if isinstance(result, tuple):
             return (result[0] + 1e-3, *result[1:])
         return result + 1e-3
@@ -54,8 +56,8 @@ def test_a_wrong_value_is_named(monkeypatch, op):
     monkeypatch.setattr(owner, op, wrong)
     status, said = examined()
     assert status == 1
-    assert re.search(rf"{op}\S* [^│]*│ cpu │ \S+ │ WRONG|{op} │ cpu │ \S+ │ WRONG", said)
-    assert f"{op}" in said.partition("Wrong:")[2]
+    assert re.search(rf"{op}[^│]*│ cpu │ \S+ │ WRONG", said)
+    assert f"{op} " in said.partition("Wrong:")[2]
 
 
 def test_an_op_that_dies_or_gives_nan_is_named(monkeypatch):
@@ -122,6 +124,7 @@ def test_an_unknown_backend_is_one_sentence():
     assert done.stderr == "error: FASTARD_BACKEND must be native or reference, not 'fast'.\n"
 
 
+@pytest.mark.filterwarnings("ignore:fastard.ops")
 def test_a_cuda_device_that_cannot_be_used_is_wrong_unless_asked_for(monkeypatch):
     monkeypatch.setattr(native, "cuda", lambda: (False, "built without CUDA"))
     for reason, count in (("nvcc does not work", 1), ("FASTARD_CUDA=off", 0)):

@@ -5,8 +5,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "torch_cshim.h"
 #include "../kernels.h"
+#include "torch_cshim.h"
 
 namespace fastard {
 

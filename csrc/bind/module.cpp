@@ -1,8 +1,8 @@
 // The pybind11 module: what this build holds. Importing it registers torch.ops.fastard.*.
 #include <pybind11/pybind11.h>
 
-#include "ops.h"
 #include "../kernels.h"
+#include "ops.h"
 
 namespace py = pybind11;
 

@@ -77,7 +77,8 @@ template <class Device, bool TENSOR> void pgd_step(StableIValue* s, uint64_t, ui
   Tensor x_adv = Tensor::required(s[0]), grad = Tensor::required(s[1]), x = Tensor::required(s[2]);
   Tensor eps = TENSOR ? Tensor::required(s[3]) : Tensor();
   Tensor alpha = TENSOR ? Tensor::required(s[4]) : Tensor();
-  Tensor feed = Tensor::optional(s[9]), mean = Tensor::optional(s[10]), std = Tensor::optional(s[11]);
+  Tensor feed = Tensor::optional(s[9]), mean = Tensor::optional(s[10]),
+         std = Tensor::optional(s[11]);
   require_like(grad, x_adv, "grad");
   require_like(x, x_adv, "x");
   require(x.dtype() == x_adv.dtype(), "x must have x_adv's dtype.");
@@ -221,8 +222,10 @@ void distill_kl(StableIValue* s, uint64_t, uint64_t) {
   if (a.rows) Cpu::check(cpu_logit_rows(a));
   if (!summed) return;
   const double total = cpu_sum(per_row.get(), wide ? kF64 : kF32, a.rows);
-  if (wide) *static_cast<double*>(loss.mutable_data()) = total;
-  else *static_cast<float*>(loss.mutable_data()) = float(total);
+  if (wide)
+    *static_cast<double*>(loss.mutable_data()) = total;
+  else
+    *static_cast<float*>(loss.mutable_data()) = float(total);
 }
 
 constexpr const char* kStepTail =

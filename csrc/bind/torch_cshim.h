@@ -1,5 +1,6 @@
 // The part of torch's C shim (stable ABI since torch 2.10) that fastard calls, written by hand so
-// that nothing of torch is needed to build. tests/test_cshim.py compiles it beside torch's own header.
+// that nothing of torch is needed to build. tests/test_cshim.py compiles it beside torch's own
+// header.
 #pragma once
 #include <stdint.h>
 

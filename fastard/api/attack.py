@@ -61,7 +61,8 @@ class Attack:
     ) -> None:
         if random_start not in STARTS:
             raise ValueError(
-                f"random_start must be True, False, 'gaussian' or 'uniform', but is {random_start!r}."
+                "random_start must be True, False, 'gaussian' or 'uniform', but is "
+                f"{random_start!r}."
             )
         checks.steps(steps)
         checks.box(clip_min, clip_max)
@@ -92,7 +93,9 @@ class Attack:
         device = self.noise_device
         if device is None:
             device = self.generator.device if self.generator is not None else x.device
-        return Start(self.start, self.clip_start, self.moves.norm, torch.device(device), self.generator)
+        return Start(
+            self.start, self.clip_start, self.moves.norm, torch.device(device), self.generator
+        )
 
     def _attack(
         self,
@@ -129,9 +132,11 @@ class Attack:
             mean = torch.tensor(fed.mean, dtype=torch.float32, device=x.device)
             std = torch.tensor(fed.std, dtype=torch.float32, device=x.device)
         feed = None if mean is None else torch.empty_like(x)
-        broken = torch.zeros(len(x), dtype=torch.bool, device=x.device) if self.return_info else None
+        broken = (
+            torch.zeros(len(x), dtype=torch.bool, device=x.device) if self.return_info else None
+        )
         best, best_loss = x_adv, None
-        for restart in range(self.n_restarts):
+        for _ in range(self.n_restarts):
             start.write_(x_adv, x, moves.eps, moves.clip_min, moves.clip_max)
             if feed is not None:
                 feed.copy_(ops.prepared(x_adv, mean, std))

@@ -89,7 +89,7 @@ def pgd_ce(
     steps: int = 10,
     **options: Unpack[CommonOptions],
 ) -> Any:
-    """Madry's PGD: maximises the cross-entropy from a uniform start in the ball, clipped to the box.
+    """Madry's PGD: maximises the cross-entropy from a uniform start, clipped to the box.
 
     Equivalent to: ``fastard.pgd(model, x, y, eps, alpha, steps, loss="ce")``
 
@@ -128,7 +128,6 @@ def fgsm(
     *,
     alpha: Bound | None = None,
     loss: Loss = "ce",
-    random_start: bool | str = False,
     labels: Tensor | None = None,
     **options: Unpack[PGDOptions],
 ) -> Any:
@@ -140,6 +139,6 @@ def fgsm(
     alpha is the step size where it differs from eps (FGSM-RS: random_start="uniform", alpha
     1.25 * eps). Arguments, return and errors otherwise as `pgd`. Goodfellow et al. 2015.
     """
+    options.setdefault("random_start", False)
     step = eps if alpha is None else alpha
-    attack = PGD(model, loss, eps=eps, alpha=step, steps=1, random_start=random_start, **options)
-    return attack(x, y, labels)
+    return PGD(model, loss, eps=eps, alpha=step, steps=1, **options)(x, y, labels)

@@ -56,7 +56,7 @@ class PGD(Attack):
     Raises:
         TypeError, ValueError: bad input, in one sentence, before anything has changed.
 
-    Madry et al. 2018 (ce), Zhang et al. 2019 (kl to own logits), Zi et al. 2021 (kl to a teacher's).
+    Madry et al. 2018 (ce), Zhang et al. 2019 (kl to own logits), Zi et al. 2021 (to a teacher's).
     """
 
     def __init__(
@@ -98,9 +98,7 @@ class PGD(Attack):
             return_info=return_info)  # fmt: skip
         self.targeted = targeted
         self.options = {"temperature": temperature, "kappa": kappa, "mix": mix}
-        self.program = Program(
-            model, precision, mean=mean, std=std, mode=mode, bn_stats=bn_stats
-        )
+        self.program = Program(model, precision, mean=mean, std=std, mode=mode, bn_stats=bn_stats)
 
     def _takes_logits(self) -> bool:
         return self.loss in (LossKind.kl, LossKind.mixture)
@@ -135,11 +133,13 @@ class PGD(Attack):
         gradient = InputGradient(self.program, self._seed(target, labels, values))
         return self._attack(
             self.program, x, lambda feed, _: gradient(feed)[1],
-            lambda feed, _: gradient.value(feed), lambda: self.program.explain(x.device))  # fmt: skip
+            lambda feed, _: gradient.value(feed),
+            lambda: self.program.explain(x.device))  # fmt: skip
 
     def __repr__(self) -> str:
         loss = getattr(self.loss, "name", None) or getattr(self.loss, "__name__", "loss")
         return (
-            f"PGD({type(self.program.model).__name__}, loss={loss!r}, norm={self.moves.norm.name!r}, "
+            f"PGD({type(self.program.model).__name__}, loss={loss!r}, "
+            f"norm={self.moves.norm.name!r}, "
             f"eps={self.moves.eps}, alpha={self.moves.alpha}, steps={self.steps})"
         )

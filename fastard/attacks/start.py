@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -32,6 +32,9 @@ class Start:
     generator: torch.Generator | None = None
     sigma: float = 0.001
 
+    def _draw(self, draw: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
+        return draw(shape, device=self.device, generator=self.generator, dtype=torch.float32)
+
     def write_(
         self, x_adv: Tensor, x: Tensor, eps: float | Tensor, clip_min: float, clip_max: float
     ) -> None:
@@ -39,12 +42,11 @@ class Start:
         if self.kind is None:
             x_adv.copy_(x)
             return
-        where = {"device": self.device, "generator": self.generator, "dtype": torch.float32}
-        gaussian = self.kind == "gaussian" or self.norm != Norm.Linf
-        noise = torch.randn(x.shape, **where) if gaussian else torch.rand(x.shape, **where)
+        draw = torch.rand if self.kind == "uniform" and self.norm == Norm.Linf else torch.randn
+        noise = self._draw(draw, x.shape)
         radius = None
         if self.kind == "uniform" and self.norm == Norm.L2:
-            radius = torch.rand(len(x), **where).to(x.device)
+            radius = self._draw(torch.rand, (len(x),)).to(x.device)
         ops.random_start_(
             x_adv, x, noise.to(x.device), eps, self.kind, self.norm, radius=radius,
             sigma=self.sigma, clip=self.clip, clip_min=clip_min, clip_max=clip_max)  # fmt: skip

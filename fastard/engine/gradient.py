@@ -40,9 +40,7 @@ class RowLoss:
         check_values: bool = True,
     ) -> None:
         self.kind, self.target, self.labels = kind, target, labels
-        self.options = {
-            "targeted": targeted, "temperature": temperature, "kappa": kappa, "mix": mix,
-        }  # fmt: skip
+        self.targeted, self.temperature, self.kappa, self.mix = targeted, temperature, kappa, mix
         self._unchecked, self._check_values = True, check_values
 
     def _check(self, logits: Tensor) -> None:
@@ -62,13 +60,13 @@ class RowLoss:
         if self._unchecked:
             self._check(logits)
         loss, dlogits = ops.logit_loss(
-            logits, self.target, self.kind, labels=self.labels, **self.options
-        )
+            logits, self.target, self.kind, labels=self.labels, targeted=self.targeted,
+            temperature=self.temperature, kappa=self.kappa, mix=self.mix)  # fmt: skip
         return loss, dlogits
 
 
 class UserLoss:
-    """A caller's ``loss(logits, target)``, per sample or reduced, followed by autograd to the logits."""
+    """A caller's ``loss(logits, target)``, per sample or reduced; autograd leads to the logits."""
 
     def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], target: Tensor, sign: float = 1.0):
         self.loss, self.target, self.sign = loss, target, sign

@@ -71,7 +71,7 @@ def head_weight(model: Model) -> torch.Tensor | None:
 
 
 class FullPrecisionHead(TorchFunctionMode):
-    """Runs the final linear layer in fp32 under autocast: logits rounded to bf16 hide adversarials."""
+    """The final linear layer in fp32 under autocast: logits rounded to bf16 hide adversarials."""
 
     def __init__(self, weight: torch.Tensor, device_type: str) -> None:
         super().__init__()
@@ -105,9 +105,7 @@ def arithmetic(precision: Precision, model: Model, device_type: str) -> Iterator
     head = head_weight(model) if low else None
     torch.clear_autocast_cache()
     try:
-        with _tf32(precision.tf32), torch.autocast(
-            device_type, dtype=precision.dtype, enabled=low
-        ):
+        with _tf32(precision.tf32), torch.autocast(device_type, dtype=precision.dtype, enabled=low):
             if head is None:
                 yield
             else:

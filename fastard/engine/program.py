@@ -181,7 +181,9 @@ class Program:
     ) -> tuple[Tensor, Tensor]:
         self._leaf = self._logits = None
         leaf = (x.clone() if x.is_inference() else x).detach().requires_grad_()
-        return leaf, self._call(leaf if normaliser is None else (leaf - normaliser[0]) / normaliser[1])
+        return leaf, self._call(
+            leaf if normaliser is None else (leaf - normaliser[0]) / normaliser[1]
+        )
 
     def explain(self, device: str | torch.device | None = None) -> str:
         """What runs where, in which precision, and why, as lines of text."""
@@ -189,9 +191,11 @@ class Program:
         precision = resolve(self.precision, where.type)
         name = type(self.model).__name__
         lines = [
-            f"model      {name}" + (f" inside {' > '.join(self.wrappers)}" if self.wrappers else ""),
+            f"model      {name}"
+            + (f" inside {' > '.join(self.wrappers)}" if self.wrappers else ""),
             "program    eager autograd (forward, then torch.autograd.grad in the input alone)",
-            f"mode       {self.mode}" + (f", BN statistics {self.bn_stats}" if self.mode == "train" else ""),
+            f"mode       {self.mode}"
+            + (f", BN statistics {self.bn_stats}" if self.mode == "train" else ""),
             f"precision  {precision.name} on {where.type}: {precision.reason}",
         ]
         if precision.dtype is not None:
@@ -201,7 +205,8 @@ class Program:
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"Program({type(self.model).__name__}, precision={self.precision!r}, mode={self.mode!r})"
+        name = type(self.model).__name__
+        return f"Program({name}, precision={self.precision!r}, mode={self.mode!r})"
 
 
 def _widened(logits: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def logit_loss(
     reduction="none").sum(1); dlogits, = torch.autograd.grad(loss.sum(), logits)``
 
     Kinds, with z the logits, q their softmax:
-        kl: KL(p || q), p = softmax(target / temperature), q tempered likewise; target [B, C] logits.
+        kl: KL(p || q), p = softmax(target / temperature), q likewise; target [B, C] logits.
         ce: -log q_y; target [B] class indices.
         mixture: -sum m log q, m = (1 - mix) * onehot(labels) + mix * softmax(target / temperature).
         margin: -max(z_y - max_{k != y} z_k + kappa, 0) (Carlini & Wagner); target [B].

@@ -37,12 +37,12 @@ def pgd_step_(
     mean: Tensor | None = None,
     std: Tensor | None = None,
 ) -> Tensor:
-    """Moves x_adv by alpha along the gradient, then into the eps-ball around x and the box, in place.
+    """Moves x_adv by alpha along the gradient, then into the eps-ball and the box, in place.
 
     Equivalent to (Linf):
     ``x_adv.copy_((x_adv + alpha * grad.sign()).clamp(x - eps, x + eps).clamp(clip_min, clip_max))``
 
-    L2 moves along grad / (||grad||_2 + 1e-12) and projects onto the ball, then the box (AutoAttack).
+    L2 moves along grad / (||grad||_2 + 1e-12), projects onto the ball, then the box (AutoAttack).
     L1 moves the `l1_sparsity` share of coordinates with the largest gradient by equal amounts that
     sum to alpha, and projects exactly onto ball and box (APGD-L1, Croce & Hein 2021).
 
@@ -81,8 +81,10 @@ def pgd_step_(
 
     if not is_native("pgd_step_", x_adv):
         with torch.no_grad():
-            x_adv.copy_(reference.pgd_step(
-                x_adv, grad, x, eps, alpha, kind.name, clip_min, clip_max, l1_sparsity))  # fmt: skip
+            moved = reference.pgd_step(
+                x_adv, grad, x, eps, alpha, kind.name, clip_min, clip_max, l1_sparsity
+            )
+            x_adv.copy_(moved)
             if feed is not None:
                 feed.copy_(reference.feed(x_adv, feed.dtype, mean, std))
         return x_adv

@@ -63,8 +63,10 @@ def random_start_(
 
     if not is_native("random_start_", x_adv):
         with torch.no_grad():
-            x_adv.copy_(reference.random_start(
-                x, noise, eps, kind, ball.name, radius, sigma, clip, clip_min, clip_max))  # fmt: skip
+            moved = reference.random_start(
+                x, noise, eps, kind, ball.name, radius, sigma, clip, clip_min, clip_max
+            )
+            x_adv.copy_(moved)
         return x_adv
 
     out = detached(x_adv)

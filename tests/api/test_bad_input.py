@@ -1,5 +1,7 @@
 """Bad input: one sentence, an exception of the fitting type, nothing changed."""
 
+# ruff: noqa: E501 - one row of a table, one line
+
 from __future__ import annotations
 
 import warnings

@@ -103,7 +103,7 @@ def test_fgsm():
 
 
 def test_a_callable_loss_is_the_named_one():
-    net, (x, y, t) = small_net(), batch()
+    net, (x, y, _) = small_net(), batch()
     torch.manual_seed(5)
     named = fastard.pgd(net, x, y, loss="ce")
     for reduction in ("sum", "none"):

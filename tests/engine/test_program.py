@@ -95,7 +95,9 @@ def test_pair_gradient_is_autograd_through_both(net):
     x, _, _ = batch()
     teacher = small_net(seed=1).eval()
     leaf = x.clone().requires_grad_()
-    kl = F.kl_div(net(leaf).log_softmax(1), teacher(leaf).log_softmax(1), reduction="sum", log_target=True)
+    kl = F.kl_div(
+        net(leaf).log_softmax(1), teacher(leaf).log_softmax(1), reduction="sum", log_target=True
+    )
     (wanted,) = torch.autograd.grad(kl, leaf)
     pair = PairGradient(Program(net), Program(teacher))
     loss, through_student, through_teacher = pair(x, x)
@@ -109,7 +111,9 @@ def test_explain_names_what_runs(net):
     assert "BN statistics frozen" in Program(net, mode="train", bn_stats="frozen").explain()
 
 
-@pytest.mark.parametrize("amx, avx, runs", [(True, False, "bf16"), (False, True, "bf16"), (False, False, "fp32")])
+@pytest.mark.parametrize(
+    "amx, avx, runs", [(True, False, "bf16"), (False, True, "bf16"), (False, False, "fp32")]
+)
 def test_bf16_on_the_cpu_where_the_machine_has_it(monkeypatch, amx, avx, runs):
     precisions.cpu_bf16.cache_clear()
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)

@@ -92,4 +92,6 @@ def assert_close(out: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor | N
     assert error <= 2 * own + unit, f"error {error:g}, PyTorch's own {own:g}"
 
 
-native_only = pytest.mark.skipif(native.module is None, reason=f"no compiled kernels: {native.reason}")
+native_only = pytest.mark.skipif(
+    native.module is None, reason=f"no compiled kernels: {native.reason}"
+)

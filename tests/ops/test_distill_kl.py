@@ -51,7 +51,9 @@ def test_log_floor_is_rslads():
     s, t = pair()
     p = t.detach().softmax(1)
     published = (p * ((p + 1e-5).log() - s.detach().log_softmax(1))).mean()
-    torch.testing.assert_close(ops.distill_kl(s, t, reduction="mean", log_floor=1e-5).detach(), published)
+    torch.testing.assert_close(
+        ops.distill_kl(s, t, reduction="mean", log_floor=1e-5).detach(), published
+    )
 
 
 def test_log_floor_leaves_the_students_gradient():
@@ -94,8 +96,10 @@ def test_dtypes(dtype):
         unit = torch.finfo(dtype).eps
         wide = 4e-6 if dtype != torch.float64 else 0.0
         torch.testing.assert_close(
-            ours.double(), exact, rtol=max(unit, wide),
-            atol=max(unit * 2e-3, wide * exact.abs().max().item(), 1e-15)
+            ours.double(),
+            exact,
+            rtol=max(unit, wide),
+            atol=max(unit * 2e-3, wide * exact.abs().max().item(), 1e-15),
         )
 
 

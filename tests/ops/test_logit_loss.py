@@ -1,5 +1,7 @@
 """`logit_loss` against the fp64 reference, autograd and torch's own losses."""
 
+# ruff: noqa: E501 - one row of a table, one line
+
 from __future__ import annotations
 
 import itertools
@@ -107,7 +109,9 @@ def test_agrees_with_torchs_losses():
     torch.testing.assert_close(ops.logit_loss(z, y, "ce")[0], ce, rtol=1e-5, atol=1e-6)
     soft = 0.75 * F.one_hot(y, 10) + 0.25 * t.softmax(1)
     mixed = ops.logit_loss(z, t, "mixture", labels=y, mix=0.25)[0]
-    torch.testing.assert_close(mixed, F.cross_entropy(z, soft, reduction="none"), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        mixed, F.cross_entropy(z, soft, reduction="none"), rtol=1e-5, atol=1e-6
+    )
     best_other = z.scatter(1, y[:, None], -1e9).amax(1)
     margin = -(z.gather(1, y[:, None])[:, 0] - best_other + 50).clamp(min=0)
     torch.testing.assert_close(ops.logit_loss(z, y, "margin", kappa=50.0)[0], margin)

@@ -36,7 +36,9 @@ def test_per_sample_eps_and_alpha(case, device):
     eps, alpha = (torch.linspace(0.0, 2 * v, len(x), device=device) for v in NORMS[case.norm])
     exact = exact_step(x_adv, grad, x, eps, alpha, case.norm)
     plain = reference.pgd_step(x_adv, grad, x, eps, alpha, case.norm)
-    out = ops.pgd_step_(x_adv.clone(), grad, x, eps.view(-1, *[1] * (x.dim() - 1)), alpha, case.norm)
+    out = ops.pgd_step_(
+        x_adv.clone(), grad, x, eps.view(-1, *[1] * (x.dim() - 1)), alpha, case.norm
+    )
     assert_close(out, exact, plain)
     mixed = ops.pgd_step_(x_adv.clone(), grad, x, NORMS[case.norm][0], alpha, case.norm)
     assert_close(mixed, exact_step(x_adv, grad, x, NORMS[case.norm][0], alpha, case.norm), plain)
@@ -123,9 +125,7 @@ def test_infinite_gradients_keep_their_sign_in_linf_and_stop_l2(device):
 @pytest.mark.parametrize("norm", NORMS)
 def test_zero_eps_returns_to_x(norm, device):
     x_adv, grad, x = step_inputs(StepCase(norm, torch.float32, "contiguous", (4, 3, 8, 8)), device)
-    torch.testing.assert_close(
-        ops.pgd_step_(x_adv, grad, x, 0.0, 0.1, norm), x, rtol=0, atol=1e-7
-    )
+    torch.testing.assert_close(ops.pgd_step_(x_adv, grad, x, 0.0, 0.1, norm), x, rtol=0, atol=1e-7)
 
 
 @backends
