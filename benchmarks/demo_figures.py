@@ -62,16 +62,21 @@ def _curve(axes: Any, run: TrainResult, key: str, name: str, colour: str) -> Non
 def draw_examples(
     path: Path, networks: Mapping[str, nn.Module], images: Images, eps: float
 ) -> None:
-    """Draws the first test image of each class and what PGD-20 makes of it against each network."""
+    """Draws the first test image of each class and what PGD-20 makes of it against each network.
+
+    Titles say what the networks read: on a clean image all of them, in the columns' order.
+    """
     attack = SUITES["basic"][1].at(eps)
     rows = torch.stack([(images.y == label).nonzero()[0, 0] for label in images.y.unique()])
     x, y = images.float(rows), images.y[rows]
-    figure = Figure(figsize=(2.3 + 2.6 * len(networks), 1.2 * len(x) + 1.1), layout="constrained")
+    figure = Figure(figsize=(1.4 + 2.6 * len(networks), 1.2 * len(x) + 1.1), layout="constrained")
     figure.get_layout_engine().set(wspace=0.04, hspace=0.05)
     grid = figure.subplots(len(x), 1 + 2 * len(networks), squeeze=False)
     _pixels(grid[:, 0], x)
-    for axes, label in zip(grid[:, 0], y.tolist(), strict=True):
-        axes.set_title(f"a {label}", fontsize=10)
+    with torch.no_grad():
+        readings = torch.stack([model.eval()(x).argmax(1) for model in networks.values()], 1)
+    for axes, label, read in zip(grid[:, 0], y.tolist(), readings.tolist(), strict=True):
+        axes.set_title(f"a {label}, read {' and '.join(map(str, read))}", fontsize=10)
     heads = [(0, "clean")]
     shown = None
     for column, (name, model) in zip(range(1, grid.shape[1], 2), networks.items(), strict=True):
@@ -85,7 +90,7 @@ def draw_examples(
         for axes, guess, label in zip(grid[:, column], read.tolist(), y.tolist(), strict=True):
             mark, colour = ("✓", RIGHT) if guess == label else ("✗", WRONG)
             axes.set_title(f"reads {guess} {mark}", fontsize=10, color=colour, weight="bold")
-        shown = _pixels(grid[:, column + 1], x_adv - x, cmap="RdBu_r", vmin=-eps, vmax=eps)
+        shown = _pixels(grid[:, column + 1], x_adv - x, cmap="coolwarm", vmin=-eps, vmax=eps)
         heads += [(column, f"adversarial,\n{name}"), (column + 1, "its\nperturbation")]
     for column, head in heads:
         grid[0, column].annotate(

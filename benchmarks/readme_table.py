@@ -1,0 +1,110 @@
+"""The README's results table, made from the recorded runs: python -m benchmarks.readme_table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fastard.files import atomic_path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path("benchmarks/results")
+BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
+
+STEPS = {
+    "test_pgd_step_linf": "`pgd_step_` Linf",
+    "test_pgd_step_l2_l1": "`pgd_step_`",
+    "test_logit_loss_kl": "`logit_loss` kl, loss + gradient",
+}
+
+
+def _label(name: str) -> str:
+    function, _, case = name.rstrip("]").partition("[")
+    shape, _, norm = case.partition("-")
+    if function == "test_logit_loss_kl":
+        return f"{STEPS[function]}, [{shape}, {norm}]"
+    return f"{STEPS[function]}{' ' + norm if norm else ''} {shape.replace('x', '×')}"
+
+
+def _against(extra: dict[str, Any], rival: str) -> str:
+    ratio = extra["times_faster_than"].get(rival)
+    if ratio is None:
+        return ""
+    target = extra["targets"].get(rival)
+    aim = "" if target is None else f" (target {target:g}×{'' if ratio >= target else ', not reached'})"
+    return f"{ratio:.1f}×{aim}"
+
+
+def kernel_rows(run: dict[str, Any]) -> list[str]:
+    """One row a benchmark, fastest sample of each side."""
+    rows = [
+        "| CPU kernel, fp32 | time | against eager PyTorch | against `torch.compile` |",
+        "|---|---|---|---|",
+    ]
+    for bench in run["benchmarks"]:
+        extra = bench["extra_info"]
+        ms = extra["seconds"]["fastard"]["min"] * 1e3
+        cells = (f"{ms:.3g} ms", _against(extra, "eager"), _against(extra, "compile"))
+        rows.append(f"| {_label(bench['name'])} | {' | '.join(cells)} |")
+    return rows
+
+
+def copy_rate(run: dict[str, Any]) -> str:
+    """How near the Linf step is to the memory's limit."""
+    shares = {
+        bench["name"].partition("[")[2].rstrip("]"): bench["extra_info"]["share_of_copy_rate"]
+        for bench in run["benchmarks"]
+        if "share_of_copy_rate" in bench["extra_info"]
+    }
+    told = ", ".join(f"{share:.0%} at {shape.replace('x', '×')}" for shape, share in shares.items())
+    return f"The Linf step moves bytes at {told} of `copy_`'s rate (target 90 % on the larger)."
+
+
+def machine(run: dict[str, Any]) -> str:
+    info = run["machine_info"]
+    return (
+        f"{info['cpu']}, {info['threads']} threads, {info['isa']}, torch {info['torch']}; the "
+        f"fastest of interleaved rounds"
+    )
+
+
+def demo_rows(run: dict[str, Any]) -> list[str]:
+    """The demo's three networks."""
+    rows = ["| digits, eps 0.15 | clean | FGSM | PGD-20 |", "|---|---|---|---|"]
+    for name, found in run["accuracy"].items():
+        cells = " | ".join(f"{found[key]:.1f} %" for key in ("clean", "fgsm", "pgd20"))
+        rows.append(f"| {name} | {cells} |")
+    return rows
+
+
+def table() -> str:
+    """The text between the README's two marks."""
+    kernels = json.loads((ROOT / RESULTS / "cpu_kernels.json").read_text())
+    demo = json.loads((ROOT / RESULTS / "demo.json").read_text())
+    lines = [
+        *kernel_rows(kernels), "",
+        f"{copy_rate(kernels)} Source: [`{RESULTS}/cpu_kernels.json`]({RESULTS}/cpu_kernels.json), "
+        f"`make bench` on {machine(kernels)}.", "",
+        *demo_rows(demo), "",
+        f"Source: [`{RESULTS}/demo.json`]({RESULTS}/demo.json), `make demo`.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def with_table(readme: str) -> str:
+    """The README with a fresh table."""
+    head, _, rest = readme.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}{table()}{END}{tail}"
+
+
+def main() -> None:
+    path = ROOT / "README.md"
+    text = with_table(path.read_text())
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
