@@ -10,8 +10,8 @@ from torch import nn
 
 from fastard import api
 from fastard.data import Images
+from fastard.engine import attack_mode
 from fastard.engine.precision import arithmetic, resolve
-from fastard.methods.base import evaluating
 
 REFERENCE_EPS = 8 / 255
 
@@ -87,7 +87,7 @@ def judge(
     noise = torch.Generator().manual_seed(seed)
     survived, broken = [], []
     device = images.device.type
-    with arithmetic(resolve("fp32", device), model, device), evaluating(model):
+    with arithmetic(resolve("fp32", device), model, device), attack_mode(model):
         for start in range(0, len(images), batch_size):
             rows = torch.arange(start, min(start + batch_size, len(images)), device=images.device)
             x, y = images.float(rows), images.y[rows]

@@ -11,6 +11,7 @@ from fastard.api.attack import Bound
 from fastard.api.options import CommonOptions, KLOptions, PGDOptions
 from fastard.api.pair import PairPGD
 from fastard.api.pgd import PGD, Loss
+from fastard.engine import Program
 from fastard.engine.unwrap import Model
 
 
@@ -118,6 +119,17 @@ def pgd_kl_pair(
     otherwise as `pgd_kl`. Huang et al. 2023 (AdaAD), Wu et al. 2023 (AdvFunMatch).
     """
     return PairPGD(student, teacher, eps=eps, alpha=alpha, steps=steps, **options)(x)
+
+
+def clean_eval_logits(model: Model, x: Tensor, precision: str | None = None) -> Tensor:
+    """The model's own logits of x in eval mode, in fp32: TRADES' target.
+
+    Equivalent to: ``model.eval(); logits = model(x); model.train()`` under no_grad, with every
+    module's own training flag put back, in the module inside DDP and its like.
+    """
+    program = Program(model, precision)
+    with program.running(x):
+        return program.infer_feed(x)
 
 
 def fgsm(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -33,14 +34,12 @@ class AttackOptions(MethodOptions):
     clip_start: bool | None = None
     clip_min: float = 0.0
     clip_max: float = 1.0
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
     precision: str | None = None
     noise_device: str | None = None
     generator: torch.Generator | None = None
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """A training method: ``loss, logs = method(x, y)`` attacks the student and gives the loss.
 
     Backpropagate the loss and step an optimiser over `trainable_parameters()`; a method never does
@@ -49,8 +48,8 @@ class Method(nn.Module):
 
     Student and teachers are not submodules, so `state_dict()` holds what belongs to the method
     alone (ramps, dynamic weights, helpers) and `to()` or `train()` leave both networks as they
-    are: save and place them on their own. Teachers see raw images in [0, 1], in eval mode and
-    without gradient.
+    are: save and place them on their own. Both see raw images in [0, 1] and carry their own
+    normaliser (`fastard.models.Normalized`); teachers run in eval mode and without gradient.
 
     Args:
         student: the network that is trained.
@@ -123,15 +122,15 @@ class Method(nn.Module):
             x_adv = self.attack(x, y)
         return self.outer(x, x_adv, y)
 
+    @abstractmethod
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Returns the adversarial images of this batch, detached."""
-        raise NotImplementedError(f"{type(self).__name__} defines no attack")
 
+    @abstractmethod
     def outer(
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
     ) -> tuple[torch.Tensor, Logs]:
         """Returns the loss that trains the student, with its graph, and the logs."""
-        raise NotImplementedError(f"{type(self).__name__} defines no outer loss")
 
     def on_epoch(self, epoch: int, epochs: int) -> None:
         """Tells the method that epoch `epoch` of `epochs`, counted from 1, begins."""
@@ -167,14 +166,3 @@ def accuracy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """The share of rows whose largest logit is the label's, as a detached 0-dim tensor."""
     return (logits.detach().argmax(1) == y).float().mean()
 
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[nn.Module]:
-    """Holds a module in eval mode and gives every submodule its own flag back."""
-    flags = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield module
-    finally:
-        for part, training in flags:
-            part.training = training

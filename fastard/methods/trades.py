@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from fastard import losses
-from fastard.api import pgd_kl
-from fastard.methods.base import AttackOptions, Logs, Method, accuracy, evaluating
+from fastard.api import clean_eval_logits, pgd_kl
+from fastard.methods.base import AttackOptions, Logs, Method, accuracy
 
 
 class TRADES(Method):
@@ -33,8 +33,7 @@ class TRADES(Method):
     name = "trades"
 
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad(), evaluating(self.student) as student:
-            clean_logits = student(x)
+        clean_logits = clean_eval_logits(self.student, x, self.options.precision)
         return pgd_kl(self.student, x, clean_logits, **self._attack_arguments())
 
     def outer(
