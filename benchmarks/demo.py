@@ -93,7 +93,8 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     arguments = parser.parse_args(argv)
     console = console or Console()
     try:
-        missed = run(arguments.out, arguments.epochs, console)
+        with demo_timing.one_thread():
+            missed = run(arguments.out, arguments.epochs, console)
     except (ValueError, OSError, FloatingPointError) as error:
         return _complain(str(error), 2)
     except KeyboardInterrupt:

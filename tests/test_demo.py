@@ -19,13 +19,9 @@ def finished(tmp_path_factory):
     """The folder of a short demo, what it printed and its exit status."""
     out = tmp_path_factory.mktemp("runs") / "demo"
     printed, threads = io.StringIO(), torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        status = demo.main(
-            ["--out", str(out), "--epochs", "2", "--no-bounds"], Console(file=printed, width=100)
-        )
-    finally:
-        torch.set_num_threads(threads)
+    arguments = ["--out", str(out), "--epochs", "2", "--no-bounds"]
+    status = demo.main(arguments, Console(file=printed, width=100))
+    assert torch.get_num_threads() == threads
     return out, printed.getvalue(), status
 
 

@@ -91,6 +91,14 @@ template <class F> __device__ __forceinline__ void with_type(int type, F f) {
   else f(double());
 }
 
+// The same for what computes in A: fp64 does so and no other type.
+template <class A, class F> __device__ __forceinline__ void with_own_type(int type, F f) {
+  if constexpr (std::is_same_v<A, double>) f(double());
+  else if (type == kF32) f(float());
+  else if (type == kBF16) f(BF16());
+  else f(F16());
+}
+
 // A type that is known at run time only: read one by one.
 struct Any {};
 template <class A>

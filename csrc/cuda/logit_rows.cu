@@ -12,7 +12,11 @@ constexpr int kRowThreads = 128;    // 4 warps, a row each
 constexpr int kBlockThreads = 512;  // one row
 
 template <class A> __device__ __forceinline__ A raw(const RowArgs& a, int64_t row, int64_t c) {
-  return load_any<A>(a.logits, a.logits_type, row * a.classes + c);
+  A value = 0;
+  with_own_type<A>(a.logits_type, [&](auto tag) {
+    value = A(widen(static_cast<const decltype(tag)*>(a.logits)[row * a.classes + c]));
+  });
+  return value;
 }
 template <class A> __device__ __forceinline__ A ascent(const RowArgs& a) {
   return a.targeted ? -A(a.scale) : A(a.scale);
@@ -21,13 +25,13 @@ template <class Row, class A>
 __device__ __forceinline__ void finish(Row& row, const RowArgs& a, int64_t r, A loss) {
   if (row.leader()) static_cast<A*>(a.loss)[r] = loss;
 }
-// A label outside the row cannot be refused without a synchronisation: its row becomes NaN.
-template <class A, class Row>
-__device__ __forceinline__ bool refused(Row& row, const RowArgs& a, int64_t r, int64_t label) {
-  if (label >= 0 && label < a.classes) return false;
-  row.write(a.dlogits, a.logits_type, [](const Item<A>&) { return A(NAN); });
-  finish(row, a, r, A(NAN));
-  return true;
+// A label outside the row cannot be refused without a synchronisation: it becomes 0, and the scale
+// that all of the row's results are multiples of becomes NaN.
+template <class A>
+__device__ __forceinline__ int checked(const RowArgs& a, int64_t label, A* scale) {
+  if (label >= 0 && label < a.classes) return int(label);
+  *scale = A(NAN);
+  return 0;
 }
 
 struct KL {
@@ -40,7 +44,7 @@ struct KL {
     const A scale = ascent<A>(a), factor = scale * row.factors.student, floor = A(a.log_floor);
     row.soften();
     A loss = 0;
-    row.write(a.dlogits, a.logits_type, [&](const Item<A>& i) {
+    row.template write<kStudent>(a.dlogits, [&](const Item<A>& i) {
       loss += kl_term(i.p, floored_log(i.p, i.t, floor), i.z);
       return (i.q - i.p) * factor;
     });
@@ -52,7 +56,7 @@ struct KL {
     A mean = 0;
     row.each([&](const Item<A>& i) { mean += i.p > A(0) ? i.p * slope(i) : A(0); });
     mean = row.sum(mean);
-    row.write(a.dtarget, a.target_type, [&](const Item<A>& i) {
+    row.template write<kTeacher>(a.dtarget, [&](const Item<A>& i) {
       return i.p > A(0) ? i.p * (slope(i) - mean) * factor : i.p;
     });
   }
@@ -65,13 +69,12 @@ struct CE {
   }
   template <class A, class Row>
   static __device__ __forceinline__ void run(Row& row, const RowArgs& a, int64_t r) {
-    const int64_t y = a.labels[r];
-    if (refused<A>(row, a, r, y)) return;
-    const A scale = ascent<A>(a);
+    A scale = ascent<A>(a);
+    const int y = checked(a, a.labels[r], &scale);
     row.soften();
     const A log_q = raw<A>(a, r, y) - row.student.top - row.student.log_sum;
     finish(row, a, r, -log_q * scale);
-    row.write(a.dlogits, a.logits_type, [&](const Item<A>& i) {
+    row.template write<kStudent>(a.dlogits, [&](const Item<A>& i) {
       return (i.q - (i.index == y ? A(1) : A(0))) * scale;
     });
   }
@@ -84,12 +87,12 @@ struct Mixture {
   }
   template <class A, class Row>
   static __device__ __forceinline__ void run(Row& row, const RowArgs& a, int64_t r) {
-    const int64_t y = a.labels[r];
-    if (refused<A>(row, a, r, y)) return;
-    const A scale = ascent<A>(a), mix = A(a.mix);
+    A scale = ascent<A>(a);
+    const A mix = A(a.mix);
+    const int y = checked(a, a.labels[r], &scale);
     row.soften();
     A loss = 0;
-    row.write(a.dlogits, a.logits_type, [&](const Item<A>& i) {
+    row.template write<kStudent>(a.dlogits, [&](const Item<A>& i) {
       const A m = i.p * mix + (i.index == y ? A(1) - mix : A(0));
       loss += kl_term(m, A(0), i.z);
       return (i.q - m) * scale;
@@ -124,40 +127,41 @@ struct Ranked {
   }
   template <class A, class Row>
   static __device__ __forceinline__ void run(Row& row, const RowArgs& a, int64_t r) {
-    const int64_t y = a.labels[r];
     const bool dlr = a.kind == kDLR, aimed = dlr && a.targeted;
-    const int64_t goal = aimed ? a.goals[r] : 0;
-    if (refused<A>(row, a, r, y) || refused<A>(row, a, r, goal)) return;
-    const A scale = A(a.scale), z_y = raw<A>(a, r, y);
+    A scale = A(a.scale);
+    const int y = checked(a, a.labels[r], &scale);
+    const int goal = aimed ? checked(a, a.goals[r], &scale) : 0;
     int top[4] = {-1, -1, -1, -1};
     top[0] = next<A>(row, top);
     top[1] = next<A>(row, top);
-    const int64_t other = aimed ? goal : (top[0] == y ? top[1] : top[0]);
-    const A z_other = raw<A>(a, r, other);
+    const int other = aimed ? goal : (top[0] == y ? top[1] : top[0]);
+    const A z_y = raw<A>(a, r, y), z_other = raw<A>(a, r, other);
+    A loss, slope, bend = 0, tail = 0;
     if (dlr) {
       top[2] = next<A>(row, top);
       if (aimed) top[3] = next<A>(row, top);
       const A third = raw<A>(a, r, top[2]), fourth = aimed ? raw<A>(a, r, top[3]) : A(0);
       const A spread = dlr_spread(raw<A>(a, r, top[0]), third, fourth, aimed);
-      const A gap = z_y - z_other, slope = scale / spread, bend = scale * gap / (spread * spread);
-      const A tail = aimed ? A(0.5) * bend : bend;
-      finish(row, a, r, -gap / spread * scale);
-      row.write(a.dlogits, a.logits_type, [&](const Item<A>& i) {
-        A d = 0;
-        d -= i.index == y ? slope : A(0);
-        d += i.index == other ? slope : A(0);
-        d += i.index == top[0] ? bend : A(0);
-        d -= i.index == top[2] || i.index == top[3] ? tail : A(0);
-        return d;
-      });
+      const A gap = z_y - z_other;
+      loss = -gap / spread;
+      slope = scale / spread;
+      bend = scale * gap / (spread * spread);
+      tail = aimed ? A(0.5) * bend : bend;
     } else {
       const A side = a.targeted ? A(-1) : A(1), kappa = A(a.kappa);
-      const A slope = margin_active(z_y, z_other, kappa, side) ? side * scale : A(0);
-      finish(row, a, r, margin_loss(z_y, z_other, kappa, side) * scale);
-      row.write(a.dlogits, a.logits_type, [&](const Item<A>& i) {
-        return (i.index == other ? slope : A(0)) - (i.index == y ? slope : A(0));
-      });
+      loss = margin_loss(z_y, z_other, kappa, side);
+      slope = margin_active(z_y, z_other, kappa, side) ? side * scale : A(0);
     }
+    finish(row, a, r, loss * scale);
+    const A start = scale == scale ? A(0) : scale;
+    row.template write<kStudent>(a.dlogits, [&](const Item<A>& i) {
+      A d = start;
+      d -= i.index == y ? slope : A(0);
+      d += i.index == other ? slope : A(0);
+      d += i.index == top[0] ? bend : A(0);
+      d -= i.index == top[2] || i.index == top[3] ? tail : A(0);
+      return d;
+    });
   }
 };
 

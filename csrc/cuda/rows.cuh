@@ -13,6 +13,14 @@ template <class A> struct Item {
   A z, q, t, p;
 };
 
+// Which of the two rows a tensor belongs to; the student's type is the one that computes in A.
+enum Side { kStudent, kTeacher };
+template <class A, Side SIDE, class F>
+__device__ __forceinline__ void with_side(const RowArgs& a, F f) {
+  if constexpr (SIDE == kStudent) with_own_type<A>(a.logits_type, f);
+  else with_type(a.target_type, f);
+}
+
 // What turns a logit v into its log-probability, (v - top) - log_sum.
 template <class A> struct Soft {
   A top, log_sum, inverse;
@@ -38,8 +46,8 @@ template <class A, int K, bool TEACHER> struct WarpRow {
                                      Factors<A> given)
       : a(args), base(row * args.classes), classes(int(args.classes)), lane(threadIdx.x % 32),
         wide(K >= 4 && groups), factors(given) {
-    read(a.logits, a.logits_type, factors.student, z);
-    if (TEACHER) read(a.target, a.target_type, factors.teacher, t);
+    read<kStudent>(a.logits, factors.student, z);
+    if (TEACHER) read<kTeacher>(a.target, factors.teacher, t);
   }
   __device__ __forceinline__ bool leader() const { return lane == 0; }
   __device__ __forceinline__ A sum(A v) { return over_warp<Add>(v); }
@@ -55,12 +63,12 @@ template <class A, int K, bool TEACHER> struct WarpRow {
       if (index(k) < classes) f(item(k));
   }
   // Stores f(item) of every class.
-  template <class F> __device__ __forceinline__ void write(void* out, int type, F f) {
+  template <Side SIDE, class F> __device__ __forceinline__ void write(void* out, F f) {
     A value[K];
 #pragma unroll
     for (int k = 0; k < K; ++k) value[k] = f(item(k));
     if (!out) return;
-    with_type(type, [&](auto tag) {
+    with_side<A, SIDE>(a, [&](auto tag) {
       using T = decltype(tag);
       if (wide) {
 #pragma unroll
@@ -87,10 +95,11 @@ template <class A, int K, bool TEACHER> struct WarpRow {
     return {index(k), z[k], q[k], t[k], p[k]};
   }
   // Beyond the row: -inf, whose probability is 0.
-  __device__ __forceinline__ void read(const void* data, int type, A factor, A (&out)[K]) {
+  template <Side SIDE>
+  __device__ __forceinline__ void read(const void* data, A factor, A (&out)[K]) {
 #pragma unroll
     for (int k = 0; k < K; ++k) out[k] = -A(INFINITY);
-    with_type(type, [&](auto tag) {
+    with_side<A, SIDE>(a, [&](auto tag) {
       using T = decltype(tag);
       if (wide) {
 #pragma unroll
@@ -144,7 +153,7 @@ template <class A, bool TEACHER> struct BlockRow {
   __device__ __forceinline__ BlockRow(const RowArgs& args, int64_t row, bool groups,
                                       Factors<A> given)
       : a(args), base(row * args.classes), classes(int(args.classes)), wide(groups), soft(false),
-        factors(given), team(0, 1) {}
+        factors(given), student{}, teacher{}, team(0, 1) {}
   __device__ __forceinline__ bool leader() const { return threadIdx.x == 0; }
   __device__ __forceinline__ A sum(A v) { return team.over<Add>(v); }
   template <class T> __device__ __forceinline__ T most(T v) { return team.over<Max>(v); }
@@ -163,26 +172,26 @@ template <class A, bool TEACHER> struct BlockRow {
     soft = true;
   }
   template <class F> __device__ __forceinline__ void each(F f) {
-    if (wide) sweep<4>(f, nullptr, 0);
-    else sweep<1>(f, nullptr, 0);
+    if (wide) sweep<kStudent, 4>(f, nullptr);
+    else sweep<kStudent, 1>(f, nullptr);
   }
-  template <class F> __device__ __forceinline__ void write(void* out, int type, F f) {
-    if (wide) sweep<4>(f, out, type);
-    else sweep<1>(f, out, type);
+  template <Side SIDE, class F> __device__ __forceinline__ void write(void* out, F f) {
+    if (wide) sweep<SIDE, 4>(f, out);
+    else sweep<SIDE, 1>(f, out);
   }
 
  private:
-  template <int V>
-  __device__ __forceinline__ void read(const void* data, int type, int i, A factor, A (&out)[V]) {
-    with_type(type, [&](auto tag) {
+  template <Side SIDE, int V>
+  __device__ __forceinline__ void read(const void* data, int i, A factor, A (&out)[V]) {
+    with_side<A, SIDE>(a, [&](auto tag) {
       const auto pack = fetch<decltype(tag), V>(data, base + i);
 #pragma unroll
       for (int j = 0; j < V; ++j) out[j] = A(widen(pack.v[j])) * factor;
     });
   }
   template <int V> __device__ __forceinline__ void read_both(int i, A (&z)[V], A (&t)[V]) {
-    read<V>(a.logits, a.logits_type, i, factors.student, z);
-    if (TEACHER) read<V>(a.target, a.target_type, i, factors.teacher, t);
+    read<kStudent>(a.logits, i, factors.student, z);
+    if (TEACHER) read<kTeacher>(a.target, i, factors.teacher, t);
   }
   // Adds V logits to a running sum of exp(v - top). -inf adds nothing, NaN and +inf make it NaN.
   template <int V> static __device__ __forceinline__ void add(const A (&v)[V], A& top, A& total) {
@@ -213,7 +222,7 @@ template <class A, bool TEACHER> struct BlockRow {
     const A p = exponential(t) * teacher.inverse;
     return {index, z - student.log_sum, q, t - teacher.log_sum, p};
   }
-  template <int V, class F> __device__ __forceinline__ void sweep(F f, void* out, int type) {
+  template <Side SIDE, int V, class F> __device__ __forceinline__ void sweep(F f, void* out) {
 #pragma unroll 2
     for (int i = threadIdx.x * V; i < classes; i += blockDim.x * V) {
       A z[V], t[V] = {}, value[V];
@@ -221,7 +230,7 @@ template <class A, bool TEACHER> struct BlockRow {
 #pragma unroll
       for (int j = 0; j < V; ++j) value[j] = apply(f, item(i + j, z[j], t[j]));
       if (!out) continue;
-      with_type(type, [&](auto tag) {
+      with_side<A, SIDE>(a, [&](auto tag) {
         Pack<decltype(tag), V> pack;
 #pragma unroll
         for (int j = 0; j < V; ++j) pack.v[j] = narrow<decltype(tag)>(value[j]);
