@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -35,6 +36,28 @@ def find_nvcc():
     return next((c for c in candidates if c and os.path.exists(c)), None)
 
 
+def nvcc_environment(nvcc):
+    """The 13.0 and 13.1 wheels' nvcc looks for cudart in a lib64 that they do not have."""
+    env = dict(os.environ)
+    lib = Path(nvcc).resolve().parents[1] / "lib"
+    if (lib / "libcudart_static.a").exists():
+        env["LIBRARY_PATH"] = os.pathsep.join(filter(None, [str(lib), env.get("LIBRARY_PATH")]))
+    return env
+
+
+def works(nvcc):
+    """Whether nvcc compiles and links a kernel; what it says otherwise goes to stderr."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.cu"
+        source.write_text("__global__ void k() {}\nint main() { k<<<1, 1>>>(); }\n")
+        command = [nvcc, str(source), "-o", str(source.with_suffix(".out"))]
+        try:
+            return subprocess.run(command, env=nvcc_environment(nvcc)).returncode == 0
+        except OSError as error:
+            print(f"fastard: {nvcc}: {error}", file=sys.stderr)
+            return False
+
+
 def cuda_wish():
     wish = os.environ.get("FASTARD_CUDA", "auto").lower()
     if wish not in ("auto", "on", "off"):
@@ -48,6 +71,7 @@ class CMakeBuild(build_ext):
 
         self.out = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         self.tmp = Path(self.build_temp).resolve()
+        self.stamp = self.tmp / "configured.txt"
         self.common = [
             "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={self.out}", f"-DPython_EXECUTABLE={sys.executable}",
@@ -64,17 +88,13 @@ class CMakeBuild(build_ext):
         subprocess.check_call([tool("cmake"), "--build", str(self.tmp), "-j", jobs], env=self.env)
 
     def with_cuda(self, wish, nvcc):
-        env = dict(os.environ)
-        # The 13.0 and 13.1 wheels' nvcc looks for cudart in a lib64 that they do not have.
-        lib = Path(nvcc).resolve().parents[1] / "lib"
-        if (lib / "libcudart_static.a").exists():
-            env["LIBRARY_PATH"] = os.pathsep.join(filter(None, [str(lib), env.get("LIBRARY_PATH")]))
         args = ["-DFASTARD_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={nvcc}"]
         if os.environ.get("FASTARD_CUDA_ARCH"):
             args.append(f"-DCMAKE_CUDA_ARCHITECTURES={os.environ['FASTARD_CUDA_ARCH']}")
-        try:
-            self.cmake(args, env)
-        except subprocess.CalledProcessError:
+        # An unchanged rebuild asks nvcc nothing.
+        if self.stands(args) or works(nvcc):
+            self.cmake(args, nvcc_environment(nvcc))
+        else:
             self.without_cuda(wish, f"{nvcc} does not work")
 
     def without_cuda(self, wish, reason):
@@ -84,18 +104,22 @@ class CMakeBuild(build_ext):
               file=sys.stderr, flush=True)  # fmt: skip
         self.cmake(["-DFASTARD_CUDA=OFF", f"-DFASTARD_CUDA_REASON={reason}"])
 
+    def command(self, args):
+        return [tool("cmake"), str(ROOT), *self.common, *args]
+
+    def stands(self, args):
+        return self.stamp.exists() and self.stamp.read_text() == repr(self.command(args))
+
     def cmake(self, args, env=None):
         """Configures, unless this very configuration stands: pip's build environment moves."""
         self.env = env or dict(os.environ)
-        command = [tool("cmake"), str(ROOT), *self.common, *args]
-        stamp = self.tmp / "configured.txt"
-        if stamp.exists() and stamp.read_text() == repr(command):
+        if self.stands(args):
             return
         shutil.rmtree(self.tmp, ignore_errors=True)
         self.tmp.mkdir(parents=True)
         self.out.mkdir(parents=True, exist_ok=True)
-        subprocess.check_call(command, cwd=self.tmp, env=self.env)
-        stamp.write_text(repr(command))
+        subprocess.check_call(self.command(args), cwd=self.tmp, env=self.env)
+        self.stamp.write_text(repr(self.command(args)))
 
 
 setup(ext_modules=[Extension("fastard._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -32,8 +32,10 @@ def _against(extra: dict[str, Any], rival: str) -> str:
     if ratio is None:
         return ""
     target = extra["targets"].get(rival)
-    aim = "" if target is None else f" (target {target:g}×{'' if ratio >= target else ', not reached'})"
-    return f"{ratio:.1f}×{aim}"
+    if target is None:
+        return f"{ratio:.1f}×"
+    verdict = "" if ratio >= target else ", not reached"
+    return f"{ratio:.1f}× (target {target:g}×{verdict})"
 
 
 def kernel_rows(run: dict[str, Any]) -> list[str]:

@@ -66,62 +66,62 @@ template <class A> FA_FN A normalised(A v, A mean, A std) { return (v - mean) / 
 // Uniform noise u in [0, 1) to [-eps, eps], rounded as torch.rand(...) * 2 * eps - eps is.
 template <class A> FA_FN A uniform_offset(A u, A eps) { return u * A(2) * eps - eps; }
 
-// a * b + c, fused where the hardware does it: the row losses need speed, not eager's bits.
-FA_FN float fused(float a, float b, float c) {
-#if defined(__CUDACC__)
-  return fmaf(a, b, c);
-#elif defined(__FMA__)
-  return __builtin_fmaf(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
 #ifdef __CUDACC__
 FA_FN float exponential(float v) { return expf(v); }
 FA_FN float logarithm(float v) { return logf(v); }
 #else
-// exp for v <= 0 (a max was subtracted), 0 below -87.3; errors <= 2 ulp; NaN stays NaN.
-FA_FN float exponential(float v) {
-  const float shifted = fused(v, 1.44269504088896341f, 12582912.0f);
-  const float n = shifted - 12582912.0f;
-  const float r = fused(n, 2.12194440e-4f, fused(n, -0.693359375f, v));
-  float p = fused(1.9875691500e-4f, r, 1.3981999507e-3f);
-  p = fused(p, r, 8.3334519073e-3f);
-  p = fused(p, r, 4.1665795894e-2f);
-  p = fused(p, r, 1.6666665459e-1f);
-  p = fused(p, r, 5.0000001201e-1f);
-  p = fused(p, r * r, r) + 1.0f;
-  union {
-    float f;
-    int32_t i;
-  } bits = {shifted}, power;
-  power.i = int32_t((uint32_t(bits.i) - 0x4B400000u + 127u) << 23);
-  return v < -87.3f ? 0.0f : p * power.f;
+FA_FN uint32_t bits_of(float v) {
+  union { float f; uint32_t u; } b = {v};
+  return b.u;
 }
-// log of a positive normal number, without a branch or a call, so that loops of it vectorise
-// (Cephes' polynomial); errors <= 2 ulp; NaN stays NaN.
-FA_FN float logarithm(float v) {
-  union {
-    float f;
-    uint32_t u;
-  } bits = {v}, mantissa;
-  const uint32_t above_root = bits.u - 0x3F3504F3u;  // sqrt(1/2)
-  const float e = float(int32_t(above_root) >> 23);
-  mantissa.u = (above_root & 0x007FFFFFu) + 0x3F3504F3u;
-  const float x = mantissa.f - 1.0f, x2 = x * x;
-  float p = fused(7.0376836292e-2f, x, -1.1514610310e-1f);
-  p = fused(p, x, 1.1676998740e-1f);
-  p = fused(p, x, -1.2420140846e-1f);
-  p = fused(p, x, 1.4249322787e-1f);
-  p = fused(p, x, -1.6668057665e-1f);
-  p = fused(p, x, 2.0000714765e-1f);
-  p = fused(p, x, -2.4999993993e-1f);
-  p = fused(p, x, 3.3333331174e-1f);
-  p = fused(p * x, x2, e * -2.12194440e-4f);
-  const float log = fused(e, 0.693359375f, x + fused(-0.5f, x2, p));
+FA_FN float float_of(uint32_t v) {
+  union { uint32_t u; float f; } b = {v};
+  return b.f;
+}
+// How the two functions below look into a float, or into a vector of floats.
+template <class F> struct Bits;
+template <> struct Bits<float> {
+  typedef uint32_t Words;
+  static Words of(float v) { return bits_of(v); }
+  static float to_float(Words v) { return float_of(v); }
+  // floor(v / 2^23) of a two's complement, as a float.
+  static float exponent(Words v) { return float(int32_t(v) >> 23); }
+};
+
+// exp for v <= 0 (a max was subtracted), 0 below -87.3; errors <= 2 ulp; NaN stays NaN. F is float
+// or a vector of floats that Bits looks into.
+template <class F> FA_FN F exponential_f32(F v) {
+  const F shifted = v * 1.44269504088896341f + 12582912.0f;
+  const F n = shifted - 12582912.0f;
+  const F r = (v - n * 0.693359375f) + n * 2.12194440e-4f;
+  F p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const F power = Bits<F>::to_float((Bits<F>::of(shifted) - 0x4B400000u + 127u) << 23);
+  return v < -87.3f ? F{} : p * power;
+}
+// log of positive normal numbers without a branch (Cephes' polynomial); errors <= 2 ulp; NaN stays.
+template <class F> FA_FN F logarithm_f32(F v) {
+  const typename Bits<F>::Words above_root = Bits<F>::of(v) - 0x3F3504F3u;  // sqrt(1/2)
+  const F e = Bits<F>::exponent(above_root);
+  const F x = Bits<F>::to_float((above_root & 0x007FFFFFu) + 0x3F3504F3u) - 1.0f, x2 = x * x;
+  F p = x * 7.0376836292e-2f - 1.1514610310e-1f;
+  p = p * x + 1.1676998740e-1f;
+  p = p * x - 1.2420140846e-1f;
+  p = p * x + 1.4249322787e-1f;
+  p = p * x - 1.6668057665e-1f;
+  p = p * x + 2.0000714765e-1f;
+  p = p * x - 2.4999993993e-1f;
+  p = p * x + 3.3333331174e-1f;
+  p = p * x * x2 - e * 2.12194440e-4f;
+  const F log = (x + (p - x2 * 0.5f)) + e * 0.693359375f;
   return v == v ? log : v;
 }
+FA_FN float exponential(float v) { return exponential_f32(v); }
+FA_FN float logarithm(float v) { return logarithm_f32(v); }
 #endif
 FA_FN double exponential(double v) { return exp(v); }
 FA_FN double logarithm(double v) { return log(v); }

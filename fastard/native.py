@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import re
 from types import ModuleType
 
@@ -29,6 +30,12 @@ def _load() -> tuple[ModuleType | None, str]:
         module = importlib.import_module("fastard._C")
     except ImportError as error:
         return None, f"fastard._C could not be loaded ({error})"
+    wanted = os.environ.get("FASTARD_CPU_ISA", "")
+    if wanted and module.cpu_isa() != wanted:
+        raise ValueError(
+            "FASTARD_CPU_ISA must be base, avx2 or avx512, and one that this CPU has, not "
+            f"{wanted!r}."
+        )
     return module, f"fastard._C, {module.cpu_isa()} kernels"
 
 

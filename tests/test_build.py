@@ -150,9 +150,13 @@ def test_an_unknown_wish_is_one_sentence(tree, build_tools):
 
 
 @pytest.mark.skipif(machine_nvcc() is None, reason="no nvcc")
-def test_cuda_for_one_architecture(tree, build_tools):
-    build(tree, FASTARD_CUDA="on", FASTARD_CUDA_ARCH="90-real")
-    assert loaded(tree) == [True, "90-real", ""]
+def test_cuda_for_the_architectures_named(tree, build_tools):
+    """More than one: a list has to survive CMake, the compiler's command line and C."""
+    build(tree, FASTARD_CUDA="on", FASTARD_CUDA_ARCH="80-real;90-real")
+    has_cuda, archs, reason = loaded(tree)
+    assert has_cuda
+    assert re.split("[;, ]", archs) == ["80-real", "90-real"]
+    assert reason == ""
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def test_distillation_from_a_run(teacher_run, tmp_path):
 
 
 class Interrupted(Exception):
-    pass
+    """What the tests below stop a run with."""
 
 
 def interrupt_in_epoch(monkeypatch, epoch):

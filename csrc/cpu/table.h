@@ -19,4 +19,7 @@ extern "C" {
 extern const fastard::CpuTable fastard_cpu_base;
 extern const fastard::CpuTable fastard_cpu_avx2;
 extern const fastard::CpuTable fastard_cpu_avx512;
+int fastard_rows_base(const fastard::RowArgs& a, int64_t begin, int64_t end);
+int fastard_rows_avx2(const fastard::RowArgs& a, int64_t begin, int64_t end);
+int fastard_rows_avx512(const fastard::RowArgs& a, int64_t begin, int64_t end);
 }

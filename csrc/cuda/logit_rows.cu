@@ -9,6 +9,7 @@ namespace fastard {
 namespace device {
 
 constexpr int kRowThreads = 128;    // 4 warps, a row each
+constexpr int kLongRowBlocks = 3;   // on a multiprocessor: 168 registers hold 4 x 32 values
 constexpr int kBlockThreads = 512;  // one row
 
 template <class A> __device__ __forceinline__ A raw(const RowArgs& a, int64_t row, int64_t c) {
@@ -35,7 +36,7 @@ __device__ __forceinline__ int checked(const RowArgs& a, int64_t label, A* scale
 }
 
 struct KL {
-  static constexpr bool kTeacher = true;
+  static constexpr bool kPaired = true;
   template <class A> static __device__ __forceinline__ Factors<A> factors(const RowArgs& a) {
     return {A(1) / A(a.temperature), A(1) / A(a.temperature)};
   }
@@ -63,7 +64,7 @@ struct KL {
 };
 
 struct CE {
-  static constexpr bool kTeacher = false;
+  static constexpr bool kPaired = false;
   template <class A> static __device__ __forceinline__ Factors<A> factors(const RowArgs&) {
     return {A(1), A(1)};
   }
@@ -81,7 +82,7 @@ struct CE {
 };
 
 struct Mixture {
-  static constexpr bool kTeacher = true;
+  static constexpr bool kPaired = true;
   template <class A> static __device__ __forceinline__ Factors<A> factors(const RowArgs& a) {
     return {A(1), A(1) / A(a.temperature)};
   }
@@ -103,7 +104,7 @@ struct Mixture {
 
 // Margin and DLR depend on a few places of the row only.
 struct Ranked {
-  static constexpr bool kTeacher = false;
+  static constexpr bool kPaired = false;
   template <class A> static __device__ __forceinline__ Factors<A> factors(const RowArgs&) {
     return {A(1), A(1)};
   }
@@ -166,17 +167,17 @@ struct Ranked {
 };
 
 template <class Loss, class A, int K>
-__global__ void __launch_bounds__(kRowThreads, 1)
+__global__ void __launch_bounds__(kRowThreads, K == 32 ? kLongRowBlocks : 1)
 warp_rows(const __grid_constant__ RowArgs a, bool wide) {
   const int64_t r = int64_t(blockIdx.x) * (kRowThreads / 32) + threadIdx.x / 32;
   if (r >= a.rows) return;
-  WarpRow<A, K, Loss::kTeacher> row(a, r, wide, Loss::template factors<A>(a));
+  WarpRow<A, K, Loss::kPaired> row(a, r, wide, Loss::template factors<A>(a));
   Loss::template run<A>(row, a, r);
 }
 template <class Loss, class A>
 __global__ void __launch_bounds__(kBlockThreads, 1)
 block_rows(const __grid_constant__ RowArgs a, bool wide) {
-  BlockRow<A, Loss::kTeacher> row(a, blockIdx.x, wide, Loss::template factors<A>(a));
+  BlockRow<A, Loss::kPaired> row(a, blockIdx.x, wide, Loss::template factors<A>(a));
   Loss::template run<A>(row, a, blockIdx.x);
 }
 

@@ -13,10 +13,10 @@ namespace device {
 
 enum Place { kRegisters, kShared, kReread };
 
-constexpr int kMostThreads = 768;
 constexpr int64_t kMostElements = 1 << 30;
-// Elements a thread keeps in registers.
-template <class X> constexpr int kHeld = std::is_same_v<X, double> ? 6 : 16;
+// Elements a thread keeps in registers, and threads in a block: few of many, so that nothing spills.
+template <class X> constexpr int kHeld = std::is_same_v<X, double> ? 10 : 24;
+template <Place PLACE> constexpr int kMostThreads = PLACE == kRegisters ? 512 : 1024;
 
 // The part of a sample that this block works on: elements first, first + 1, ... of it.
 template <class X> struct Part {
@@ -190,7 +190,7 @@ template <class A, class S> __device__ A l1_threshold(S& sample, Team& team, A e
 }
 
 template <class X, Place PLACE>
-__global__ void __launch_bounds__(kMostThreads, 1)
+__global__ void __launch_bounds__(kMostThreads<PLACE>, 1)
 l1_kernel(const __grid_constant__ StepArgs a, int size) {
   using A = Accumulator<X>;
   const int64_t which = blockIdx.x / size, each = (a.n + size - 1) / size;
@@ -214,20 +214,24 @@ l1_kernel(const __grid_constant__ StepArgs a, int size) {
   sample.displace(threshold, alpha / (A(moved) + A(kTinyCount)));
 
   const A lambda = l1_threshold(sample, team, eps);
+  X* stored = static_cast<X*>(a.x_adv) + sample.base;
   sample.place([&](int i, A& u, A& room) {
-    const A kept = l1_shrunk(magnitude(u), room, lambda);
-    const int64_t index = sample.base + i;
-    Group<A, X, 1> x;
-    x.load(a.x, a.x_type, index);
-    A out[1] = {clamp(x[0] + (u < A(0) ? -kept : kept), sample.lo, sample.hi)};
-    write_step<X>(a, index, out, x);
+    const A kept = l1_shrunk(magnitude(u), room, lambda), x = sample.centre(i);
+    stored[i] = narrow_towards<X>(clamp(x + (u < A(0) ? -kept : kept), sample.lo, sample.hi), x);
   });
+  // A loop of its own: unrolled over the registers its divisions would spill.
+  if (a.feed) {
+    for (int i = threadIdx.x; i < length; i += blockDim.x) {
+      const A value[1] = {sample.now(i)};
+      write_feed<1>(a, sample.base + i, value);
+    }
+  }
   team.leave();
 }
 
 template <class X> int l1_launch(const StepArgs& a, void* stream) {
   const int64_t threads = ceil_div(a.n, kHeld<X>);
-  if (threads <= kMostThreads)
+  if (threads <= kMostThreads<kRegisters>)
     return launch(l1_kernel<X, kRegisters>, a.batch, whole_warps(threads), 0, 1, stream, a, 1);
   // Places and counts are ints.
   if (a.n > kMostElements) return cudaErrorInvalidValue;
@@ -237,7 +241,8 @@ template <class X> int l1_launch(const StepArgs& a, void* stream) {
   if (!code && bytes() > room) code = cluster_size<l1_kernel<X, kShared>>(&size);
   if (code) return code;
   const bool held = bytes() <= room;
-  return launch(held ? l1_kernel<X, kShared> : l1_kernel<X, kReread>, a.batch * size, kMostThreads,
+  return launch(held ? l1_kernel<X, kShared> : l1_kernel<X, kReread>, a.batch * size,
+                kMostThreads<kShared>,
                 held ? size_t(bytes()) : 0, int(size), stream, a, int(size));
 }
 

@@ -8,10 +8,11 @@
 namespace fastard {
 namespace device {
 
-// Groups a thread holds of each of three inputs, and threads in a block: 12,288 elements in all
-// (4,608 in fp64), without spilling.
-template <class S> constexpr int kHeld = sizeof(typename S::X) == 2 ? 2 : 3;
-template <class S> constexpr int kMostThreads = sizeof(typename S::X) == 4 ? 1024 : 768;
+// Groups a thread holds of each of three inputs: 12,288 elements a block, 6,144 in fp64. Few threads
+// of many registers, so that nothing spills.
+template <class S> constexpr int kHeld = S::V == 8 ? 3 : 6;
+constexpr int kResidentThreads = 512;
+constexpr int kStreamedThreads = 1024;
 
 // Inner products of a gradient and a displacement with themselves and each other.
 template <class A> struct Products {
@@ -60,7 +61,7 @@ template <class A> struct Move {
 };
 
 template <class S>
-__global__ void __launch_bounds__(kMostThreads<S>, 1)
+__global__ void __launch_bounds__(kResidentThreads, 1)
 l2_resident(const __grid_constant__ StepArgs a) {
   using A = typename S::A;
   constexpr int V = S::V, R = kHeld<S>;
@@ -90,7 +91,7 @@ l2_resident(const __grid_constant__ StepArgs a) {
 
 // Any size: `size` blocks share a sample and read it twice.
 template <class S>
-__global__ void __launch_bounds__(kMostThreads<S>, 1)
+__global__ void __launch_bounds__(kStreamedThreads, 1)
 l2_streamed(const __grid_constant__ StepArgs a, int size) {
   using A = typename S::A;
   constexpr int V = S::V;
@@ -125,17 +126,17 @@ l2_streamed(const __grid_constant__ StepArgs a, int size) {
 int l2_step_launch(const StepArgs& a, void* stream) {
   return with_shape(a, groupable(a, a.n), [&](auto shape) {
     using S = decltype(shape);
-    const int64_t threads = ceil_div(a.n, kHeld<S> * S::V);
+    const int64_t groups = ceil_div(a.n, S::V), threads = ceil_div(groups, kHeld<S>);
     if constexpr (S::V > 1) {
-      if (threads <= kMostThreads<S>)
+      if (threads <= kResidentThreads)
         return launch(l2_resident<S>, a.batch, whole_warps(threads), 0, 1, stream, a);
     }
     int64_t size = 1;
-    if (a.n > 4 * kMostThreads<S> * S::V) {
+    if (a.n > 4 * kStreamedThreads * S::V) {
       const int code = cluster_size<l2_streamed<S>>(&size);
       if (code) return code;
     }
-    const int64_t most = threads < kMostThreads<S> ? threads : kMostThreads<S>;
+    const int64_t most = groups < kStreamedThreads ? groups : kStreamedThreads;
     return launch(l2_streamed<S>, a.batch * size, whole_warps(most), 0, int(size), stream, a,
                   int(size));
   });

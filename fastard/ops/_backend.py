@@ -45,21 +45,24 @@ def backend(op: str, device_type: str) -> Backend:
     A fallback to plain PyTorch that nobody asked for is said once, as a warning.
     FASTARD_BACKEND=native|reference, read at the first use, forces one.
     """
-    found = _choose(op, device_type)
-    if found.name == "reference" and os.environ.get("FASTARD_BACKEND") != "reference":
+    found, wanted = _choose(op, device_type), os.environ.get("FASTARD_BACKEND", "")
+    if wanted == "native" and found.name != "native":
+        raise RuntimeError(f"FASTARD_BACKEND=native, but {found.reason}.")
+    if found.name == "reference" and wanted != "reference":
         warnings.warn(
             f"fastard.ops.{op} runs in plain PyTorch on {device_type}: {found.reason}.",
             RuntimeWarning,
             stacklevel=3,
         )
-    elif os.environ.get("FASTARD_BACKEND") == "native" and found.name != "native":
-        raise RuntimeError(f"FASTARD_BACKEND=native, but {found.reason}.")
     return found
 
 
-@torch.compiler.assume_constant_result  # type: ignore[misc]
 def _native_on(op: str, device_type: str) -> bool:
     return backend(op, device_type).name == "native"
+
+
+# What torch.compiler.assume_constant_result sets; the decorator would import dynamo and triton.
+_native_on._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def is_native(op: str, t: torch.Tensor) -> bool:
