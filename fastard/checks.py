@@ -38,15 +38,17 @@ def same_shape(t: Tensor, like: Tensor, name: str, like_name: str) -> None:
 
 
 def same_device(t: Tensor, like: Tensor, name: str, like_name: str) -> None:
-    if t.device != like.device:
+    # Two CPU tensors need no device objects to be compared.
+    if not (t.is_cpu and like.is_cpu) and t.device != like.device:
         raise ValueError(
             f"{name} must be on {like_name}'s device {like.device}, but is on {t.device}."
         )
 
 
-def radius(value: object, batch: int, name: str) -> None:
-    """eps or alpha: one finite number >= 0, or a tensor of one or of `batch` of them."""
+def radius(value: object, x: Tensor | None, name: str) -> None:
+    """eps or alpha: one finite number >= 0, or a tensor of one or of one per sample of x."""
     if isinstance(value, Tensor):
+        batch = value.numel() if x is None else len(x)
         if value.numel() not in (1, batch) or value.dtype not in FLOATING:
             raise ValueError(
                 f"{name} must be a number or a floating tensor of one value or one per sample "

@@ -50,6 +50,9 @@ def unknown(what: str, given: object, known: Iterable[str]) -> ValueError:
 
 def parse_norm(norm: str | float | Norm) -> Norm:
     """'Linf', 'L2', 'L1' and their aliases ('l_inf', 'inf', numpy.inf, 2, 1) as a `Norm`."""
+    # The usual spelling first: this runs at every call of a small operator.
+    if norm == "Linf":
+        return Norm.Linf
     if isinstance(norm, Norm):
         return norm
     if isinstance(norm, (int, float)) and norm in (1, 2, math.inf):

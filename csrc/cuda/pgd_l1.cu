@@ -47,9 +47,12 @@ template <class X> struct Kept<X, kRegisters> : Part<X> {
   __device__ __forceinline__ Kept(const Part<X>& part) : Part<X>(part) {}
 
   template <class F> __device__ __forceinline__ void place(F f) {
+    int start = threadIdx.x;
+    // Hides that every call has the same indices: kept from one to the next they would spill.
+    asm volatile("" : "+r"(start));
 #pragma unroll
     for (int k = 0; k < kHeld<X>; ++k) {
-      const int i = threadIdx.x + k * blockDim.x;
+      const int i = start + k * blockDim.x;
       if (i < this->length) f(i, one[k], two[k]);
       else one[k] = two[k] = A(0);
     }
@@ -191,8 +194,9 @@ template <class A, class S> __device__ A l1_threshold(S& sample, Team& team, A e
 
 template <class X, Place PLACE>
 __global__ void __launch_bounds__(kMostThreads<PLACE>, 1)
-l1_kernel(const __grid_constant__ StepArgs a, int size) {
+l1_kernel(const __grid_constant__ StepArgs a, int blocks) {
   using A = Accumulator<X>;
+  const int size = PLACE == kRegisters ? 1 : blocks;
   const int64_t which = blockIdx.x / size, each = (a.n + size - 1) / size;
   const int rank = int(blockIdx.x % size);
   const int64_t first = rank * each < a.n ? rank * each : a.n;

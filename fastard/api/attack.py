@@ -72,7 +72,7 @@ class Attack:
         if n_restarts > 1 and self.start is None:
             raise ValueError("n_restarts above 1 needs a random start, but random_start is False.")
         for value, name in ((eps, "eps"), (alpha, "alpha")):
-            checks.radius(value, value.numel() if isinstance(value, Tensor) else 1, name)
+            checks.radius(value, None, name)
         self.moves = Moves(eps, alpha, parse_norm(norm), clip_min, clip_max, l1_sparsity)
         self.steps, self.clip_start, self.n_restarts = steps, clip_start, n_restarts
         self.noise_device, self.generator = noise_device, generator
@@ -83,7 +83,7 @@ class Attack:
         if x.dim() < 2:
             raise ValueError(f"x must be a batch of images [B, C, H, W], but is {list(x.shape)}.")
         for value, name in ((self.moves.eps, "eps"), (self.moves.alpha, "alpha")):
-            checks.radius(value, len(x), name)
+            checks.radius(value, x, name)
             if values:
                 checks.radius_values(value, name)
         if values:

@@ -11,6 +11,7 @@ import torch
 
 from fastard import native
 
+_increment_version = torch.autograd.graph.increment_version
 _COMPILED = {
     "cpu": {"pgd_step_", "random_start_", "logit_loss", "distill_kl"},
     "cuda": {"pgd_step_", "logit_loss"},
@@ -81,7 +82,7 @@ def mutated(*tensors: torch.Tensor | None) -> None:
         return
     for t in tensors:
         if t is not None and not t.is_inference():
-            torch.autograd.graph.increment_version(t)
+            _increment_version(t)
 
 
 def laid_out_like(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -69,8 +69,8 @@ def pgd_step_(
         checks.same_device(t, x_adv, name, "x_adv")
     if x.dtype != x_adv.dtype:
         raise TypeError(f"x must have x_adv's dtype {x_adv.dtype}, but has {x.dtype}.")
-    checks.radius(eps, len(x), "eps")
-    checks.radius(alpha, len(x), "alpha")
+    checks.radius(eps, x, "eps")
+    checks.radius(alpha, x, "alpha")
     checks.box(clip_min, clip_max)
     if not 0 < l1_sparsity <= 1:
         raise ValueError(f"l1_sparsity must lie in (0, 1], but is {l1_sparsity}.")

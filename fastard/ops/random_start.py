@@ -56,7 +56,7 @@ def random_start_(
         checks.same_device(t, x_adv, name, "x_adv")
     if x.dtype != x_adv.dtype:
         raise TypeError(f"x must have x_adv's dtype {x_adv.dtype}, but has {x.dtype}.")
-    checks.radius(eps, len(x), "eps")
+    checks.radius(eps, x, "eps")
     checks.box(clip_min, clip_max)
     if kind == "uniform" and ball == Norm.L2 and (radius is None or radius.shape != (len(x),)):
         raise ValueError(f"radius must be one number per sample [{len(x)}] for an L2 start.")
