@@ -100,8 +100,9 @@ def test_pgd_step_l2_l1(benchmark, shape, norm):
     own = x_adv.clone()
 
     def step():
-        # From the same point each time: projected iterates would need no threshold search.
-        own.copy_(x_adv)
+        if norm == "L1":
+            # From the same point each time: a projected iterate would need no threshold search.
+            own.copy_(x_adv)
         ops.pgd_step_(own, grad, x, eps, alpha, norm)
 
     record(

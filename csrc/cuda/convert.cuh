@@ -25,16 +25,21 @@ __device__ __forceinline__ float widen(F16 v) { return __half2float(v); }
 __device__ __forceinline__ float widen(BF16 v) { return __bfloat162float(v); }
 
 template <class T, class A> __device__ __forceinline__ T narrow(A v) {
-  if constexpr (std::is_same_v<T, F16>) return __float2half_rn(float(v));
-  else if constexpr (std::is_same_v<T, BF16>) return __float2bfloat16_rn(float(v));
-  else return T(v);
+  if constexpr (std::is_same_v<T, F16>)
+    return __float2half_rn(float(v));
+  else if constexpr (std::is_same_v<T, BF16>)
+    return __float2bfloat16_rn(float(v));
+  else
+    return T(v);
 }
 
 __device__ __forceinline__ unsigned short bits_of(F16 v) { return __half_as_ushort(v); }
 __device__ __forceinline__ unsigned short bits_of(BF16 v) { return __bfloat16_as_ushort(v); }
 template <class T> __device__ __forceinline__ T half_of(unsigned short bits) {
-  if constexpr (std::is_same_v<T, F16>) return __ushort_as_half(bits);
-  else return __ushort_as_bfloat16(bits);
+  if constexpr (std::is_same_v<T, F16>)
+    return __ushort_as_half(bits);
+  else
+    return __ushort_as_bfloat16(bits);
 }
 
 // v in T; a half precision is rounded between v and x, so whatever ball or box held v holds it.
@@ -52,10 +57,18 @@ template <class T, class A> __device__ __forceinline__ T narrow_towards(A v, A x
 }
 
 // V elements that move in accesses of 16 bytes, or in one smaller.
-template <int BYTES> struct WordOf { using type = uint4; };
-template <> struct WordOf<8> { using type = uint2; };
-template <> struct WordOf<4> { using type = uint32_t; };
-template <> struct WordOf<2> { using type = uint16_t; };
+template <int BYTES> struct WordOf {
+  using type = uint4;
+};
+template <> struct WordOf<8> {
+  using type = uint2;
+};
+template <> struct WordOf<4> {
+  using type = uint32_t;
+};
+template <> struct WordOf<2> {
+  using type = uint16_t;
+};
 template <class T, int V> struct Pack {
   using Word = typename WordOf<V * sizeof(T)>::type;
   static constexpr int kWords = V * sizeof(T) / sizeof(Word);
@@ -85,18 +98,26 @@ __device__ __forceinline__ void put(void* data, int64_t index, const Pack<T, V>&
 
 // f(T()) for the type that a code names. The branch is uniform; keep whole loops inside f.
 template <class F> __device__ __forceinline__ void with_type(int type, F f) {
-  if (type == kF32) f(float());
-  else if (type == kBF16) f(BF16());
-  else if (type == kF16) f(F16());
-  else f(double());
+  if (type == kF32)
+    f(float());
+  else if (type == kBF16)
+    f(BF16());
+  else if (type == kF16)
+    f(F16());
+  else
+    f(double());
 }
 
 // The same for what computes in A: fp64 does so and no other type.
 template <class A, class F> __device__ __forceinline__ void with_own_type(int type, F f) {
-  if constexpr (std::is_same_v<A, double>) f(double());
-  else if (type == kF32) f(float());
-  else if (type == kBF16) f(BF16());
-  else f(F16());
+  if constexpr (std::is_same_v<A, double>)
+    f(double());
+  else if (type == kF32)
+    f(float());
+  else if (type == kBF16)
+    f(BF16());
+  else
+    f(F16());
 }
 
 // A type that is known at run time only: read one by one.
@@ -104,9 +125,8 @@ struct Any {};
 template <class A>
 __device__ __forceinline__ A load_any(const void* data, int type, int64_t index) {
   A value = 0;
-  with_type(type, [&](auto tag) {
-    value = A(widen(static_cast<const decltype(tag)*>(data)[index]));
-  });
+  with_type(type,
+            [&](auto tag) { value = A(widen(static_cast<const decltype(tag)*>(data)[index])); });
   return value;
 }
 

@@ -70,7 +70,8 @@ template <auto KERNEL> int shared_memory(int64_t* bytes) {
     int most = 0;
     cudaFuncAttributes attributes = {};
     cudaError_t code = cudaFuncGetAttributes(&attributes, KERNEL);
-    if (!code) code = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (!code)
+      code = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     *found = most - int64_t(attributes.sharedSizeBytes);
     if (code) return code;
     return cudaFuncSetAttribute(KERNEL, cudaFuncAttributeMaxDynamicSharedMemorySize, int(*found));

@@ -75,9 +75,8 @@ struct CE {
     row.soften();
     const A log_q = raw<A>(a, r, y) - row.student.top - row.student.log_sum;
     finish(row, a, r, -log_q * scale);
-    row.template write<kStudent>(a.dlogits, [&](const Item<A>& i) {
-      return (i.q - (i.index == y ? A(1) : A(0))) * scale;
-    });
+    row.template write<kStudent>(
+        a.dlogits, [&](const Item<A>& i) { return (i.q - (i.index == y ? A(1) : A(0))) * scale; });
   }
 };
 
@@ -168,23 +167,22 @@ struct Ranked {
 
 template <class Loss, class A, int K>
 __global__ void __launch_bounds__(kRowThreads, K == 32 ? kLongRowBlocks : 1)
-warp_rows(const __grid_constant__ RowArgs a, bool wide) {
+    warp_rows(const __grid_constant__ RowArgs a, bool wide) {
   const int64_t r = int64_t(blockIdx.x) * (kRowThreads / 32) + threadIdx.x / 32;
   if (r >= a.rows) return;
   WarpRow<A, K, Loss::kPaired> row(a, r, wide, Loss::template factors<A>(a));
   Loss::template run<A>(row, a, r);
 }
-template <class Loss, class A>
-__global__ void __launch_bounds__(kBlockThreads, 1)
-block_rows(const __grid_constant__ RowArgs a, bool wide) {
+template <class Loss, class A> __global__ void __launch_bounds__(kBlockThreads, 1)
+    block_rows(const __grid_constant__ RowArgs a, bool wide) {
   BlockRow<A, Loss::kPaired> row(a, blockIdx.x, wide, Loss::template factors<A>(a));
   Loss::template run<A>(row, a, blockIdx.x);
 }
 
 // Whether groups of 4 classes lie aligned in every tensor of every row.
 static bool groups_of_4(const RowArgs& a) {
-  const uintptr_t places = uintptr_t(a.logits) | uintptr_t(a.target) | uintptr_t(a.dlogits) |
-                           uintptr_t(a.dtarget);
+  const uintptr_t places =
+      uintptr_t(a.logits) | uintptr_t(a.target) | uintptr_t(a.dlogits) | uintptr_t(a.dtarget);
   return a.classes % 4 == 0 && places % 16 == 0;
 }
 

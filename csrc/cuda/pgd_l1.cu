@@ -14,8 +14,10 @@ namespace device {
 enum Place { kRegisters, kShared, kReread };
 
 constexpr int64_t kMostElements = 1 << 30;
-// Elements a thread keeps in registers, and threads in a block: few of many, so that nothing spills.
-template <class X> constexpr int kHeld = std::is_same_v<X, double> ? 10 : 24;
+// Elements a thread keeps in registers, and threads in a block: few of many, so that nothing
+// spills.
+template <class X> constexpr int kHeld = std::is_same_v<X, double> ? 6 : 24;
+constexpr int kAhead = 6;  // loads in flight of them
 template <Place PLACE> constexpr int kMostThreads = PLACE == kRegisters ? 512 : 1024;
 
 // The part of a sample that this block works on: elements first, first + 1, ... of it.
@@ -38,7 +40,8 @@ template <class X> struct Part {
 
 // Two values an element: first the gradient, then the displacement u and its room in the box.
 // Every thread keeps to its own elements, so that no barrier is needed between passes. `place`
-// gives f their indices; `each` also meets padding, zeros that no pass counts.
+// calls use(i, one, two, load(i)) for each, several loads ahead; `each` also meets padding, zeros
+// that no pass counts.
 template <class X, Place PLACE> struct Kept;
 
 template <class X> struct Kept<X, kRegisters> : Part<X> {
@@ -46,15 +49,26 @@ template <class X> struct Kept<X, kRegisters> : Part<X> {
   A one[kHeld<X>], two[kHeld<X>];
   __device__ __forceinline__ Kept(const Part<X>& part) : Part<X>(part) {}
 
-  template <class F> __device__ __forceinline__ void place(F f) {
+  template <class Load, class Use> __device__ __forceinline__ void place(Load load, Use use) {
     int start = threadIdx.x;
-    // Hides that every call has the same indices: kept from one to the next they would spill.
-    asm volatile("" : "+r"(start));
 #pragma unroll
-    for (int k = 0; k < kHeld<X>; ++k) {
-      const int i = start + k * blockDim.x;
-      if (i < this->length) f(i, one[k], two[k]);
-      else one[k] = two[k] = A(0);
+    for (int from = 0; from < kHeld<X>; from += kAhead) {
+      // Makes the indices new ones: kept from call to call, or loaded from all at once, they spill.
+      asm volatile("" : "+r"(start)::"memory");
+      decltype(load(0)) loaded[kAhead];
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const int i = start + (from + k) * blockDim.x;
+        if (i < this->length) loaded[k] = load(i);
+      }
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const int i = start + (from + k) * blockDim.x;
+        if (i < this->length)
+          use(i, one[from + k], two[from + k], loaded[k]);
+        else
+          one[from + k] = two[from + k] = A(0);
+      }
     }
   }
   template <class F> __device__ __forceinline__ void each(F f) {
@@ -70,12 +84,24 @@ template <class X> struct Kept<X, kShared> : Part<X> {
     one = reinterpret_cast<A*>(pool);
     two = one + part.length;
   }
-  template <class F> __device__ __forceinline__ void place(F f) {
-#pragma unroll 4
-    for (int i = threadIdx.x; i < this->length; i += blockDim.x) f(i, one[i], two[i]);
+  template <class Load, class Use> __device__ __forceinline__ void place(Load load, Use use) {
+    for (int start = threadIdx.x; start < this->length; start += kAhead * blockDim.x) {
+      decltype(load(0)) loaded[kAhead];
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const int i = start + k * blockDim.x;
+        if (i < this->length) loaded[k] = load(i);
+      }
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const int i = start + k * blockDim.x;
+        if (i < this->length) use(i, one[i], two[i], loaded[k]);
+      }
+    }
   }
   template <class F> __device__ __forceinline__ void each(F f) {
-    place([&](int, A& first, A& second) { f(first, second); });
+#pragma unroll 4
+    for (int i = threadIdx.x; i < this->length; i += blockDim.x) f(one[i], two[i]);
   }
 };
 
@@ -89,18 +115,22 @@ template <class X, Place PLACE> struct Sample : Kept<X, PLACE> {
   __device__ __forceinline__ void read_gradient() {
     with_type(this->a.grad_type, [&](auto tag) {
       const auto* g = static_cast<const decltype(tag)*>(this->a.grad) + this->base;
-      this->place([&](int i, A& one, A&) {
-        const A value = A(widen(g[i]));
-        one = value == value ? value : A(0);
-      });
+      this->place([&](int i) { return g[i]; },
+                  [&](int, A& one, A& two, auto raw) {
+                    const A value = A(widen(raw));
+                    one = value == value ? value : A(0);
+                    two = A(0);
+                  });
     });
   }
   __device__ __forceinline__ void displace(A threshold, A step) {
-    this->place([&](int i, A& one, A& two) {
-      const A x = this->centre(i), g = one;
-      one = this->now(i) + (magnitude(g) >= threshold ? signed_step(g, step) : A(0)) - x;
-      two = l1_room(one, x, lo, hi);
-    });
+    this->place([&](int i) { return this->centre(i); }, [&](int, A&, A& two, A x) { two = x; });
+    this->place([&](int i) { return this->now(i); },
+                [&](int, A& one, A& two, A v) {
+                  const A x = two;
+                  one = v + (magnitude(one) >= threshold ? signed_step(one, step) : A(0)) - x;
+                  two = l1_room(one, x, lo, hi);
+                });
   }
 };
 
@@ -118,7 +148,7 @@ template <class X> struct Sample<X, kReread> : Part<X> {
     step = by;
     displaced = true;
   }
-  template <class F> __device__ __forceinline__ void place(F f) {
+  template <class Load, class Use> __device__ __forceinline__ void place(Load load, Use use) {
     for (int i = threadIdx.x; i < this->length; i += blockDim.x) {
       A one = this->gradient(i), two = 0;
       one = one == one ? one : A(0);
@@ -127,23 +157,23 @@ template <class X> struct Sample<X, kReread> : Part<X> {
         one = this->now(i) + (magnitude(one) >= threshold ? signed_step(one, step) : A(0)) - x;
         two = l1_room(one, x, lo, hi);
       }
-      f(i, one, two);
+      use(i, one, two, load(i));
     }
   }
   template <class F> __device__ __forceinline__ void each(F f) {
-    place([&](int, A& one, A& two) { f(one, two); });
+    place([](int) { return 0; }, [&](int, A& one, A& two, int) { f(one, two); });
   }
 };
 
-template <class A> using Bits = std::conditional_t<sizeof(A) == 8, uint64_t, uint32_t>;
+template <class A> using KeyBits = std::conditional_t<sizeof(A) == 8, uint64_t, uint32_t>;
 __device__ __forceinline__ float key_of(uint32_t bits) { return __uint_as_float(bits); }
 __device__ __forceinline__ double key_of(uint64_t bits) { return __longlong_as_double(bits); }
 
 // The k-th largest |gradient|, bit by bit from the top: non-negative keys order as their bits do,
 // and a candidate that is a NaN's bits has no key above it either way.
 template <class A, class S> __device__ A kth_largest(S& sample, Team& team, int64_t k) {
-  Bits<A> threshold = 0;
-  for (Bits<A> bit = Bits<A>(1) << (sizeof(A) * 8 - 2); bit; bit >>= 1) {
+  KeyBits<A> threshold = 0;
+  for (KeyBits<A> bit = KeyBits<A>(1) << (sizeof(A) * 8 - 2); bit; bit >>= 1) {
     const A candidate = key_of(threshold | bit);
     int mine = 0;
     sample.each([&](A& g, A&) { mine += magnitude(g) >= candidate; });
@@ -185,16 +215,17 @@ template <class A, class S> __device__ A l1_threshold(S& sample, Team& team, A e
     if (next == lambda || next <= below || next >= above) break;
     lambda = next;
     mass = l1_mass(sample, team, lambda, &active);
-    if (mass > eps) below = lambda;
-    else above = lambda;
+    if (mass > eps)
+      below = lambda;
+    else
+      above = lambda;
     if (mass <= eps && double(eps) - mass <= close) return lambda;
   }
   return above;
 }
 
-template <class X, Place PLACE>
-__global__ void __launch_bounds__(kMostThreads<PLACE>, 1)
-l1_kernel(const __grid_constant__ StepArgs a, int blocks) {
+template <class X, Place PLACE> __global__ void __launch_bounds__(kMostThreads<PLACE>, 1)
+    l1_kernel(const __grid_constant__ StepArgs a, int blocks) {
   using A = Accumulator<X>;
   const int size = PLACE == kRegisters ? 1 : blocks;
   const int64_t which = blockIdx.x / size, each = (a.n + size - 1) / size;
@@ -219,10 +250,12 @@ l1_kernel(const __grid_constant__ StepArgs a, int blocks) {
 
   const A lambda = l1_threshold(sample, team, eps);
   X* stored = static_cast<X*>(a.x_adv) + sample.base;
-  sample.place([&](int i, A& u, A& room) {
-    const A kept = l1_shrunk(magnitude(u), room, lambda), x = sample.centre(i);
-    stored[i] = narrow_towards<X>(clamp(x + (u < A(0) ? -kept : kept), sample.lo, sample.hi), x);
-  });
+  sample.place([&](int i) { return sample.centre(i); },
+               [&](int i, A& u, A& room, A x) {
+                 const A kept = l1_shrunk(magnitude(u), room, lambda);
+                 const A moved_to = clamp(x + (u < A(0) ? -kept : kept), sample.lo, sample.hi);
+                 stored[i] = narrow_towards<X>(moved_to, x);
+               });
   // A loop of its own: unrolled over the registers its divisions would spill.
   if (a.feed) {
     for (int i = threadIdx.x; i < length; i += blockDim.x) {
@@ -246,8 +279,7 @@ template <class X> int l1_launch(const StepArgs& a, void* stream) {
   if (code) return code;
   const bool held = bytes() <= room;
   return launch(held ? l1_kernel<X, kShared> : l1_kernel<X, kReread>, a.batch * size,
-                kMostThreads<kShared>,
-                held ? size_t(bytes()) : 0, int(size), stream, a, int(size));
+                kMostThreads<kShared>, held ? size_t(bytes()) : 0, int(size), stream, a, int(size));
 }
 
 int l1_step_launch(const StepArgs& a, void* stream) {

@@ -8,8 +8,8 @@
 namespace fastard {
 namespace device {
 
-// Groups a thread holds of each of three inputs: 12,288 elements a block, 6,144 in fp64. Few threads
-// of many registers, so that nothing spills.
+// Groups a thread holds of each of three inputs: 12,288 elements a block, 6,144 in fp64. Few
+// threads of many registers, so that nothing spills.
 template <class S> constexpr int kHeld = S::V == 8 ? 3 : 6;
 constexpr int kResidentThreads = 512;
 constexpr int kStreamedThreads = 1024;
@@ -17,9 +17,9 @@ constexpr int kStreamedThreads = 1024;
 // Inner products of a gradient and a displacement with themselves and each other.
 template <class A> struct Products {
   A gg, gd, dd;
-  template <class X, class G, int V>
-  __device__ __forceinline__ void add(const Group<A, X, V>& v, const Group<A, G, V>& g,
-                                      const Group<A, X, V>& x) {
+  template <class X, class G, int V> __device__ __forceinline__ void add(const Group<A, X, V>& v,
+                                                                         const Group<A, G, V>& g,
+                                                                         const Group<A, X, V>& x) {
 #pragma unroll
     for (int j = 0; j < V; ++j) {
       const A d = v[j] - x[j];
@@ -47,9 +47,8 @@ template <class A> struct Move {
     shrink = l2_shrink(eps, A(root(moved)));
   }
   template <class X, class G, int V>
-  __device__ __forceinline__ void write(const StepArgs& a, int64_t index,
-                                        const Group<A, X, V>& v, const Group<A, G, V>& g,
-                                        const Group<A, X, V>& x) const {
+  __device__ __forceinline__ void write(const StepArgs& a, int64_t index, const Group<A, X, V>& v,
+                                        const Group<A, G, V>& g, const Group<A, X, V>& x) const {
     A out[V];
 #pragma unroll
     for (int j = 0; j < V; ++j) {
@@ -60,9 +59,8 @@ template <class A> struct Move {
   }
 };
 
-template <class S>
-__global__ void __launch_bounds__(kResidentThreads, 1)
-l2_resident(const __grid_constant__ StepArgs a) {
+template <class S> __global__ void __launch_bounds__(kResidentThreads, 1)
+    l2_resident(const __grid_constant__ StepArgs a) {
   using A = typename S::A;
   constexpr int V = S::V, R = kHeld<S>;
   const int64_t sample = blockIdx.x, base = sample * a.n;
@@ -90,9 +88,8 @@ l2_resident(const __grid_constant__ StepArgs a) {
 }
 
 // Any size: `size` blocks share a sample and read it twice.
-template <class S>
-__global__ void __launch_bounds__(kStreamedThreads, 1)
-l2_streamed(const __grid_constant__ StepArgs a, int size) {
+template <class S> __global__ void __launch_bounds__(kStreamedThreads, 1)
+    l2_streamed(const __grid_constant__ StepArgs a, int size) {
   using A = typename S::A;
   constexpr int V = S::V;
   const int64_t sample = blockIdx.x / size, base = sample * a.n;

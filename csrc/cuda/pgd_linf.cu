@@ -11,9 +11,8 @@ namespace device {
 constexpr int kThreads = 128;
 
 // Every thread has the loads of U groups (3 U of up to 16 bytes) in flight.
-template <class S, int U>
-__global__ void __launch_bounds__(kThreads, 1)
-linf_kernel(const __grid_constant__ StepArgs a, int64_t groups) {
+template <class S, int U> __global__ void __launch_bounds__(kThreads, 1)
+    linf_kernel(const __grid_constant__ StepArgs a, int64_t groups) {
   using A = typename S::A;
   constexpr int V = S::V;
   const A lo = A(a.clip_min), hi = A(a.clip_max);

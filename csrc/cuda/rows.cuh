@@ -17,8 +17,10 @@ template <class A> struct Item {
 enum Side { kStudent, kTeacher };
 template <class A, Side SIDE, class F>
 __device__ __forceinline__ void with_side(const RowArgs& a, F f) {
-  if constexpr (SIDE == kStudent) with_own_type<A>(a.logits_type, f);
-  else with_type(a.target_type, f);
+  if constexpr (SIDE == kStudent)
+    with_own_type<A>(a.logits_type, f);
+  else
+    with_type(a.target_type, f);
 }
 
 // What turns a logit v into its log-probability, (v - top) - log_sum.
@@ -44,8 +46,12 @@ template <class A, int K, bool TEACHER> struct WarpRow {
 
   __device__ __forceinline__ WarpRow(const RowArgs& args, int64_t row, bool groups,
                                      Factors<A> given)
-      : a(args), base(row * args.classes), classes(int(args.classes)), lane(threadIdx.x % 32),
-        wide(K >= 4 && groups), factors(given) {
+      : a(args),
+        base(row * args.classes),
+        classes(int(args.classes)),
+        lane(threadIdx.x % 32),
+        wide(K >= 4 && groups),
+        factors(given) {
     read<kStudent>(a.logits, factors.student, z);
     if (TEACHER) read<kTeacher>(a.target, factors.teacher, t);
   }
@@ -152,32 +158,46 @@ template <class A, bool TEACHER> struct BlockRow {
 
   __device__ __forceinline__ BlockRow(const RowArgs& args, int64_t row, bool groups,
                                       Factors<A> given)
-      : a(args), base(row * args.classes), classes(int(args.classes)), wide(groups), soft(false),
-        factors(given), student{}, teacher{}, team(0, 1) {}
+      : a(args),
+        base(row * args.classes),
+        classes(int(args.classes)),
+        wide(groups),
+        soft(false),
+        factors(given),
+        student{},
+        teacher{},
+        team(0, 1) {}
   __device__ __forceinline__ bool leader() const { return threadIdx.x == 0; }
   __device__ __forceinline__ A sum(A v) { return team.over<Add>(v); }
   template <class T> __device__ __forceinline__ T most(T v) { return team.over<Max>(v); }
 
   __device__ __forceinline__ void soften() {
     A top[2] = {-A(INFINITY), -A(INFINITY)}, total[2] = {0, 0};
-    if (wide) online<4>(top, total);
-    else online<1>(top, total);
+    if (wide)
+      online<4>(top, total);
+    else
+      online<1>(top, total);
     A most[2] = {top[0], top[1]};
     team.over<Max>(most);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) total[i] *= top[i] == most[i] ? A(1) : exponential(top[i] - most[i]);
+    for (int i = 0; i < 2; ++i)
+      total[i] *= top[i] == most[i] ? A(1) : exponential(top[i] - most[i]);
     team.over<Add>(total);
     student = {most[0], logarithm(total[0]), A(1) / total[0]};
     teacher = {most[1], logarithm(total[1]), A(1) / total[1]};
     soft = true;
   }
   template <class F> __device__ __forceinline__ void each(F f) {
-    if (wide) sweep<kStudent, 4>(f, nullptr);
-    else sweep<kStudent, 1>(f, nullptr);
+    if (wide)
+      sweep<kStudent, 4>(f, nullptr);
+    else
+      sweep<kStudent, 1>(f, nullptr);
   }
   template <Side SIDE, class F> __device__ __forceinline__ void write(void* out, F f) {
-    if (wide) sweep<SIDE, 4>(f, out);
-    else sweep<SIDE, 1>(f, out);
+    if (wide)
+      sweep<SIDE, 4>(f, out);
+    else
+      sweep<SIDE, 1>(f, out);
   }
 
  private:
@@ -201,8 +221,7 @@ template <class A, bool TEACHER> struct BlockRow {
     if (most > top) total = total * exponential(top - most) + (most - most);
     top = most;
 #pragma unroll
-    for (int j = 0; j < V; ++j)
-      total += v[j] == -A(INFINITY) ? A(0) : exponential(v[j] - top);
+    for (int j = 0; j < V; ++j) total += v[j] == -A(INFINITY) ? A(0) : exponential(v[j] - top);
   }
   template <int V> __device__ __forceinline__ void online(A (&top)[2], A (&total)[2]) {
 #pragma unroll 2
@@ -239,8 +258,10 @@ template <class A, bool TEACHER> struct BlockRow {
     }
   }
   template <class F> static __device__ __forceinline__ A apply(F& f, const Item<A>& item) {
-    if constexpr (std::is_void_v<decltype(f(item))>) return f(item), A(0);
-    else return f(item);
+    if constexpr (std::is_void_v<decltype(f(item))>)
+      return f(item), A(0);
+    else
+      return f(item);
   }
 };
 

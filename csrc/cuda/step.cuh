@@ -68,8 +68,8 @@ template <class T, class U, int N> struct Shape {
 // Whether `run` elements from each sample's (or the batch's) start make whole 16-byte groups.
 inline bool groupable(const StepArgs& a, int64_t run) {
   const int64_t v = a.x_type == kF32 ? 4 : (a.x_type == kF64 ? 2 : 8);
-  const uintptr_t places = uintptr_t(a.x_adv) | uintptr_t(a.x) | uintptr_t(a.grad) |
-                           uintptr_t(a.feed);
+  const uintptr_t places =
+      uintptr_t(a.x_adv) | uintptr_t(a.x) | uintptr_t(a.grad) | uintptr_t(a.feed);
   return run % v == 0 && places % 16 == 0;
 }
 

@@ -16,10 +16,14 @@ struct Add {
 // NaN loses, on either side: threads must agree on the result.
 struct Max {
   template <class T> static __device__ __forceinline__ T identity() {
-    if constexpr (std::is_floating_point_v<T>) return -T(INFINITY);
-    else return INT32_MIN;
+    if constexpr (std::is_floating_point_v<T>)
+      return -T(INFINITY);
+    else
+      return INT32_MIN;
   }
-  template <class T> static __device__ __forceinline__ T of(T a, T b) { return a > b || b != b ? a : b; }
+  template <class T> static __device__ __forceinline__ T of(T a, T b) {
+    return a > b || b != b ? a : b;
+  }
 };
 
 template <class Op, class T> __device__ __forceinline__ T over_warp(T v) {
