@@ -64,7 +64,7 @@ def surroundings() -> dict[str, Any]:
             "cores": len(os.sched_getaffinity(0)),
             "threads": torch.get_num_threads(),
             "isa": native.module.cpu_isa() if native.module else native.reason,
-            "system": platform.platform(),
+            "system": platform.system(),
         },
     }
 
