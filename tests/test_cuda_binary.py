@@ -1,0 +1,103 @@
+"""What the built module holds for GPUs, read from the binary itself: no device is needed."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch  # noqa: F401 - fastard._C finds torch's libraries in the process
+
+_C = pytest.importorskip("fastard._C", exc_type=ImportError)
+
+pytestmark = pytest.mark.skipif(
+    not _C.has_cuda,
+    reason=f"built without CUDA: {getattr(_C, 'cuda_reason', '')}",
+)
+
+KERNELS = ("linf_kernel", "l2_resident", "l2_streamed", "l1_kernel", "warp_rows", "block_rows")
+# fp64 is outside the promise: as x's type of a step, as what a row loss computes in.
+DOUBLE = r"5ShapeId|l1_kernelId|(warp|block)_rowsINS0_\d+\w+?Ed"
+
+
+def architectures() -> list[str]:
+    """['75-real', ..., '120'], as CMake lists them."""
+    return [arch for arch in _C.cuda_archs.split(";") if arch]
+
+
+def with_machine_code() -> list[str]:
+    """The numbers of those that promise machine code, '90a' among them."""
+    return [arch.removesuffix("-real") for arch in architectures() if not arch.endswith("-virtual")]
+
+
+@pytest.fixture(scope="module")
+def cuobjdump():
+    """Runs the tool that the triton wheel carries on the module."""
+    spec = importlib.util.find_spec("triton")
+    if spec is None:
+        pytest.skip("triton, whose wheel carries cuobjdump, is not installed")
+    tool = Path(spec.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    if not tool.exists():
+        pytest.skip(f"this triton has no {tool}")
+
+    def run(*options: str) -> str:
+        command = [str(tool), *options, _C.__file__]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def resources(cuobjdump):
+    """{architecture: {mangled kernel name: stack bytes}}."""
+    found: dict[str, dict[str, int]] = {}
+    arch = kernel = ""
+    for line in cuobjdump("-res-usage").splitlines():
+        if match := re.match(r"arch = sm_(\w+)", line.strip()):
+            arch = match[1]
+        elif match := re.match(r"Function (\S+):", line.strip()):
+            kernel = match[1]
+        elif match := re.search(r"\bSTACK:(\d+)", line):
+            found.setdefault(arch, {})[kernel] = int(match[1])
+    return found
+
+
+def test_machine_code_for_every_architecture(cuobjdump):
+    cubins = set(re.findall(r"\.sm_(\w+)\.cubin", cuobjdump("--list-elf")))
+    assert with_machine_code()
+    assert cubins == set(with_machine_code())
+
+
+def test_ptx_for_newer_devices(cuobjdump):
+    wanted = {arch.removesuffix("-virtual") for arch in architectures() if "-real" not in arch}
+    if not wanted:
+        pytest.skip(f"built for {_C.cuda_archs} only, which asks for no PTX")
+    assert set(re.findall(r"\.sm_(\w+)\.ptx", cuobjdump("--list-ptx"))) == wanted
+
+
+@pytest.mark.parametrize("arch", with_machine_code() if _C.has_cuda else [])
+def test_kernels_keep_everything_in_registers(resources, arch):
+    for kernel in KERNELS:
+        assert any(kernel in name for name in resources[arch]), f"sm_{arch} has no {kernel}"
+    spilled = {
+        name: stack
+        for name, stack in resources[arch].items()
+        if stack and any(kernel in name for kernel in KERNELS) and not re.search(DOUBLE, name)
+    }
+    assert not spilled
+
+
+def test_steps_move_16_bytes(cuobjdump, resources):
+    arch = with_machine_code()[-1]
+    wide = [
+        name
+        for name in resources[arch]
+        if re.search(r"(linf_kernel|l2_resident|l2_streamed)INS0_5ShapeIff", name)
+    ]
+    assert len(wide) == 3
+    for name in wide:
+        assembly = cuobjdump("-sass", "-arch", f"sm_{arch}", "-fun", name)
+        assert assembly.count("LDG.E.128") >= 3
+        assert assembly.count("STG.E.128") >= 1
