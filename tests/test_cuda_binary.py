@@ -24,7 +24,7 @@ DOUBLE = r"5ShapeId|l1_kernelId|(warp|block)_rowsINS0_\d+\w+?Ed"
 
 def architectures() -> list[str]:
     """['75-real', ..., '120'], as CMake lists them."""
-    return [arch for arch in _C.cuda_archs.split(";") if arch]
+    return [arch for arch in re.split("[;,]", _C.cuda_archs) if arch]
 
 
 def with_machine_code() -> list[str]:
