@@ -71,11 +71,17 @@ FA_FN float exponential(float v) { return expf(v); }
 FA_FN float logarithm(float v) { return logf(v); }
 #else
 FA_FN uint32_t bits_of(float v) {
-  union { float f; uint32_t u; } b = {v};
+  union {
+    float f;
+    uint32_t u;
+  } b = {v};
   return b.u;
 }
 FA_FN float float_of(uint32_t v) {
-  union { uint32_t u; float f; } b = {v};
+  union {
+    uint32_t u;
+    float f;
+  } b = {v};
   return b.f;
 }
 // How the two functions below look into a float, or into a vector of floats.

@@ -198,9 +198,7 @@ def test_no_nvcc(nowhere, monkeypatch, capsys):
     monkeypatch.setattr(command, "cmake", configured.append)
     command.without_cuda("auto", "no nvcc was found")
     loud = re.findall(r"^\*\*\*.*$", capsys.readouterr().err, flags=re.M)
-    assert loud == [
-        "*** fastard: no nvcc was found: BUILDING WITHOUT CUDA, CPU KERNELS ONLY ***"
-    ]
+    assert loud == ["*** fastard: no nvcc was found: BUILDING WITHOUT CUDA, CPU KERNELS ONLY ***"]
     assert configured == [["-DFASTARD_CUDA=OFF", "-DFASTARD_CUDA_REASON=no nvcc was found"]]
     with pytest.raises(SystemExit, match="FASTARD_CUDA=on, but no nvcc was found."):
         command.without_cuda("on", "no nvcc was found")

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch  # noqa: F401 - fastard._C finds torch's libraries in the process
+import torch
 
 _C = pytest.importorskip("fastard._C", exc_type=ImportError)
 
@@ -101,3 +101,8 @@ def test_steps_move_16_bytes(cuobjdump, resources):
         assembly = cuobjdump("-sass", "-arch", f"sm_{arch}", "-fun", name)
         assert assembly.count("LDG.E.128") >= 3
         assert assembly.count("STG.E.128") >= 1
+
+
+@pytest.mark.parametrize("op", ["pgd_step_.Scalar", "pgd_step_.Tensor", "logit_loss"])
+def test_cuda_kernels_are_registered(op):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastard::{op}", "CUDA")

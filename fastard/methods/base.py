@@ -165,4 +165,3 @@ class Method(nn.Module, ABC):
 def accuracy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """The share of rows whose largest logit is the label's, as a detached 0-dim tensor."""
     return (logits.detach().argmax(1) == y).float().mean()
-
