@@ -140,3 +140,12 @@ new = {{name.partition(".")[0] for name in set(sys.modules) - before}}
 print(json.dumps([sorted(new & set({heavy})), torch.cuda.is_initialized()]))
 """
     assert printed(code) == [[], False]
+
+
+def test_an_instruction_set_that_is_not_there_is_one_sentence():
+    done = python("import fastard", FASTARD_CPU_ISA="avx9")
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1] == (
+        "ValueError: FASTARD_CPU_ISA must be base, avx2 or avx512, and one that this CPU has, "
+        "not 'avx9'."
+    )
