@@ -32,12 +32,23 @@ print(json.dumps({
 """
 
 
+# An editable installation finds the compiled module wherever the package itself was copied to.
+NOT_EDITABLE = """
+import sys
+sys.meta_path = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", "")]
+"""
+
+
 def python(code: str, path: Path = PACKAGE.parent, **variables: str) -> subprocess.CompletedProcess:
     """Runs code in a fresh interpreter that sees `path` first and no variable of ours but these."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("FASTARD_")}
     environment = {**kept, "PYTHONPATH": str(path), **variables}
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=path
+        [sys.executable, "-c", NOT_EDITABLE + code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=path,
     )
 
 
