@@ -50,9 +50,10 @@ struct RowArgs {
   const int64_t* labels;  // [rows] or null
   const int64_t* goals;   // the classes that a targeted DLR aims at, or null
   void* loss;             // [rows] in the accumulation type
-  void* dlogits;          // as logits; may be null
-  void* dtarget;          // as target; may be null
+  void* dlogits;          // [rows, classes] or null
+  void* dtarget;          // [rows, classes] or null
   int logits_type, target_type, kind;
+  int dlogits_type, dtarget_type;  // on CUDA those of logits and target
   bool targeted;
   int64_t rows, classes;
   double temperature, kappa, mix, log_floor, scale;

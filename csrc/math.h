@@ -52,8 +52,8 @@ template <class A> FA_FN A l2_moved(A x_adv, A g, A scale) {
   return scale == A(0) ? x_adv : x_adv + scale * g;
 }
 
-// L1: |g| with NaN counted as 0, the key by which coordinates are ranked.
-template <class A> FA_FN A l1_key(A g) { return g == g ? magnitude(g) : A(0); }
+// L1: |g| with NaN and -0 counted as 0, the key by which coordinates are ranked, by its bits too.
+template <class A> FA_FN A l1_key(A g) { return g == g ? magnitude(g) + A(0) : A(0); }
 // L1: the room left for coordinate x when it moves by u, inside the box.
 template <class A> FA_FN A l1_room(A u, A x, A lo, A hi) { return u > A(0) ? hi - x : x - lo; }
 // L1: |u| after the soft threshold lambda, within its room: the projection onto ball and box.

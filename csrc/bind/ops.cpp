@@ -52,6 +52,12 @@ void require_like(const Tensor& t, const Tensor& like, const char* name) {
   require(t.same_layout(like), who + " must have x_adv's memory layout.");
 }
 
+int code(StableIValue value, int first, int last, const char* name) {
+  const int64_t found = decode<int64_t>(value);
+  require(found >= first && found <= last, std::string(name) + " is not a known code.");
+  return int(found);
+}
+
 PerSample scalar(double value) { return {nullptr, 0, value}; }
 PerSample per_sample(const Tensor& t, const Tensor& x, int64_t batch, const char* name) {
   const int64_t n = t.numel();
@@ -96,7 +102,7 @@ template <class Device, bool TENSOR> void pgd_step(StableIValue* s, uint64_t, ui
   a.x = x.data();
   a.x_type = x.type("x");
   a.grad_type = grad.type("grad");
-  a.norm = int(decode<int64_t>(s[5]));
+  a.norm = code(s[5], kLinf, kL1, "norm");
   a.eps = TENSOR ? per_sample(eps, x, a.batch, "eps") : scalar(decode<double>(s[3]));
   a.alpha = TENSOR ? per_sample(alpha, x, a.batch, "alpha") : scalar(decode<double>(s[4]));
   a.clip_min = decode<double>(s[6]);
@@ -122,11 +128,12 @@ template <bool TENSOR> void random_start(StableIValue* s, uint64_t, uint64_t) {
   StartArgs a = {};
   a.batch = x_adv.sizes()[0];
   a.n = a.batch ? x_adv.numel() / a.batch : 0;
-  a.norm = int(decode<int64_t>(s[5]));
-  a.kind = int(decode<int64_t>(s[6]));
+  a.norm = code(s[5], kLinf, kL1, "norm");
+  a.kind = code(s[6], kUniform, kGaussian, "kind");
   if (a.kind == kUniform && a.norm == kL2)
-    require(radius && radius.numel() == a.batch && radius.contiguous(),
-            "radius must hold one value per sample.");
+    require(radius && radius.numel() == a.batch && radius.contiguous() &&
+                radius.device_type() == x_adv.device_type(),
+            "radius must hold one value per sample on x_adv's device.");
   a.x = x.data();
   a.noise = noise.data();
   a.radius = radius.data();
@@ -167,8 +174,8 @@ RowArgs row_args(const Tensor& logits, const Tensor& target, const Tensor& loss,
   a.classes = logits.sizes()[1];
   a.logits_type = logits.type("logits");
   a.target_type = target ? target.type("target") : a.logits_type;
-  require(!dlogits || dlogits.dtype() == logits.dtype(), "dlogits must have the logits' dtype.");
-  require(!dtarget || dtarget.dtype() == target.dtype(), "dtarget must have the target's dtype.");
+  a.dlogits_type = dlogits ? dlogits.type("dlogits") : a.logits_type;
+  a.dtarget_type = dtarget ? dtarget.type("dtarget") : a.target_type;
   require(loss.contiguous() && loss.type("loss") == (a.logits_type == kF64 ? kF64 : kF32),
           "loss must be contiguous float32 (float64 where the logits are).");
   a.logits = logits.data();
@@ -186,10 +193,12 @@ template <class Device> void logit_loss(StableIValue* s, uint64_t, uint64_t) {
   Tensor loss = Tensor::required(s[10]), dlogits = Tensor::required(s[11]);
   Tensor dtarget = Tensor::optional(s[12]);
   RowArgs a = row_args(logits, target, loss, dlogits, dtarget);
+  require(a.dlogits_type == a.logits_type, "dlogits must have the logits' dtype.");
+  require(a.dtarget_type == a.target_type, "dtarget must have the target's dtype.");
   require(loss.numel() == a.rows, "loss must hold one value per row.");
   a.labels = class_indices(labels, logits, "labels");
   a.goals = class_indices(goals, logits, "goals");
-  a.kind = int(decode<int64_t>(s[4]));
+  a.kind = code(s[4], kKL, kDLR, "kind");
   a.targeted = decode<bool>(s[5]);
   a.temperature = decode<double>(s[6]);
   a.kappa = decode<double>(s[7]);

@@ -2,7 +2,7 @@
 // ball and box; both thresholds are searched without sorting, as on the CPU. Bytes an element,
 // fp32: 12 read + 4 written, and x_adv, grad and x once or twice more from the L2 cache. About 20
 // counting passes and 8 of Newton's go over the sample on chip: in registers (12,288 elements),
-// else in shared memory, of a cluster of 8 blocks where the device has them (232,000 elements);
+// else in shared memory, of a cluster of 8 blocks where the device has them (231,000 elements);
 // larger samples are read again in every pass. Expected: bound by instructions, at about half the
 // copy bandwidth for 3x32x32.
 #include "step.cuh"

@@ -1,6 +1,6 @@
 // The Linf step. Bytes an element, fp32: 12 read (x_adv, grad, x) + 4 written, 14 with a half
 // precision gradient, + the second output's. Expected: bound by memory, at 90 % or more of the
-// copy bandwidth from 64 MB on (3.35 TB/s: 1.6 us for 128x3x32x32 if nothing were cached, which
+// copy bandwidth from 64 MB on (3.35 TB/s: 1.9 us for 128x3x32x32 if nothing were cached, which
 // a launch's own time exceeds; 23 us for 32x3x224x224).
 #include "step.cuh"
 

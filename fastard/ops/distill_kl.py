@@ -26,20 +26,24 @@ def _gradients(
         rows = rows * scale
         return (
             rows if per_row else rows.sum(),
-            (ds * scale).to(student.dtype) if need_student else None,
-            (dt * scale).to(teacher.dtype) if need_teacher else None,
+            ds * scale if need_student else None,
+            dt * scale if need_teacher else None,
         )
     student, teacher = student.contiguous(), teacher.contiguous()
     accumulated = torch.float64 if student.dtype == torch.float64 else torch.float32
     loss = student.new_empty((len(student),) if per_row else (), dtype=accumulated)
-    dstudent = student.new_empty(student.shape) if need_student else None
-    dteacher = teacher.new_empty(teacher.shape) if need_teacher else None
+    dstudent = torch.empty_like(student, dtype=accumulated) if need_student else None
+    dteacher = torch.empty_like(teacher, dtype=accumulated) if need_teacher else None
     _KL(student, teacher, temperature, log_floor, scale, loss, dstudent, dteacher)
     return loss, dstudent, dteacher
 
 
 class _DistillKL(torch.autograd.Function):
-    """Both gradients are made in the forward pass, where the softmaxes are at hand."""
+    """Both gradients are made in the forward pass, where the softmaxes are at hand.
+
+    They stay in fp32 until the upstream gradient is on them: a GradScaler's factor is there to
+    keep them from underflowing in half precision.
+    """
 
     @staticmethod
     def forward(
@@ -50,14 +54,17 @@ class _DistillKL(torch.autograd.Function):
             student.detach(), teacher.detach(), temperature, log_floor, scale, per_row,
             ctx.needs_input_grad[0], ctx.needs_input_grad[1])  # fmt: skip
         ctx.save_for_backward(ds, dt)
-        ctx.per_row = per_row
+        ctx.per_row, ctx.dtypes = per_row, (student.dtype, teacher.dtype)
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         factor = grad[:, None] if ctx.per_row else grad
-        ds, dt = (None if d is None else d * factor.to(d.dtype) for d in ctx.saved_tensors)
+        ds, dt = (
+            None if d is None else (d * factor).to(dtype)
+            for d, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
         return ds, dt, None, None, None, None
 
 

@@ -68,7 +68,9 @@ def step_inputs(case: StepCase, device: str = "cpu", grad_dtype: torch.dtype | N
     x = torch.rand(case.shape, generator=g)
     x_adv = (x + 0.05 * torch.randn(case.shape, generator=g)).clamp(0, 1)
     grad = torch.randn(case.shape, generator=g) * 1e-3
+    # Both zeros: masks and underflow make -0, whose bits order above every number's.
     grad.view(-1)[:: max(grad.numel() // 3, 1)] = 0
+    grad.view(-1)[1 :: max(grad.numel() // 5, 1)] = -0.0
     return tuple(
         laid_out(t.to(device, d), case.layout)
         for t, d in ((x_adv, case.dtype), (grad, grad_dtype or case.dtype), (x, case.dtype))

@@ -142,3 +142,18 @@ def test_bad_input_is_one_sentence(changed, words):
     s, t = pair()
     with pytest.raises(ValueError, match=words):
         ops.distill_kl(**{"student_logits": s, "teacher_logits": t, **changed})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1.0, 32768.0, 65536.0])
+def test_a_grad_scalers_factor_neither_overflows_nor_comes_too_late(dtype, scale):
+    g = torch.Generator().manual_seed(0)
+    s = (torch.randn(128, 100, generator=g) * 2).to(dtype)
+    t = (s.float() + 0.05 * torch.randn(128, 100, generator=g)).to(dtype)
+    exact = s.double().requires_grad_()
+    F.kl_div(exact.log_softmax(1), t.double().softmax(1), reduction="mean").mul(scale).backward()
+    ours = s.clone().requires_grad_()
+    ops.distill_kl(ours, t, reduction="mean").mul(scale).backward()
+    plain = exact.grad.to(dtype)
+    error = (ours.grad.double() - exact.grad).norm()
+    assert error <= 1.05 * (plain.double() - exact.grad).norm() + 1e-6 * exact.grad.norm()

@@ -207,3 +207,14 @@ def test_l1_projection_is_the_nearest_point():
     rivals = rivals / rivals.abs().sum(1, keepdim=True) * torch.rand(2000, 1, generator=g).double()
     rivals = (x + rivals).clamp(0, 1)
     assert ((rivals - x - u).norm(dim=1) >= (p - x - u).norm() - 1e-12).all()
+
+
+@backends
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_l1_ranks_minus_zero_as_zero(dtype, device):
+    x = torch.full((1, 1, 4, 4), 0.5, device=device, dtype=dtype)
+    grad = -torch.zeros_like(x)
+    grad.view(-1)[0], grad.view(-1)[1] = 1, -2
+    out = ops.pgd_step_(x.clone(), grad, x, 1.0, 0.1, "L1")
+    torch.testing.assert_close(out, reference.pgd_step(x, grad, x, 1.0, 0.1, "L1"))
+    assert (out != x).sum() == 2
