@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import numbers
+import operator
 import warnings
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -54,9 +55,9 @@ def radius(value: object, x: Tensor | None, name: str) -> None:
                 f"{name} must be a number or a floating tensor of one value or one per sample "
                 f"({batch}), but is {describe(value)}."
             )
-    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+    elif isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number or a tensor, but is {describe(value)}.")
-    elif not (math.isfinite(value) and value >= 0):
+    elif not (math.isfinite(value) and float(value) >= 0):
         raise ValueError(f"{name} must be finite and not negative, but is {value}.")
 
 
@@ -72,15 +73,47 @@ def radius_values(value: float | Tensor, name: str) -> None:
 
 
 def box(clip_min: float, clip_max: float) -> None:
+    number(clip_min, "clip_min")
+    number(clip_max, "clip_max")
     if not clip_min < clip_max:
         raise ValueError(f"clip_min must be below clip_max, but they are {clip_min}, {clip_max}.")
 
 
-def steps(value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"steps must be an integer, but is {describe(value)}.")
-    if value < 1:
-        raise ValueError(f"steps must be at least 1, but is {value}.")
+def number(value: object, name: str) -> float:
+    """A finite real number, numpy's included."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, but is {describe(value)}.")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, but is {value}.")
+    return float(value)
+
+
+def steps(value: object, name: str = "steps") -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, but is {describe(value)}.")
+    count = operator.index(value)  # type: ignore[arg-type]
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1, but is {count}.")
+    return count
+
+
+def device(value: object, name: str) -> torch.device | None:
+    if value is None or isinstance(value, torch.device):
+        return value
+    try:
+        found = torch.device(value)  # type: ignore[call-overload]
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f"{name} must name a device like 'cpu' or 'cuda', but is {value!r}."
+        ) from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{name} is {value!r}, but torch sees no CUDA device.")
+    return found
+
+
+def generator(value: object) -> None:
+    if value is not None and not isinstance(value, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, but is {describe(value)}.")
 
 
 def in_box(x: Tensor, clip_min: float, clip_max: float) -> None:
@@ -90,12 +123,12 @@ def in_box(x: Tensor, clip_min: float, clip_max: float) -> None:
     low, high = (v.item() for v in torch.aminmax(x.detach()))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("x must be finite, but holds NaN or infinite values.")
-    # Half precisions cannot hold every bound exactly.
-    slack = 0.0 if x.dtype in (torch.float32, torch.float64) else torch.finfo(x.dtype).eps
+    # One rounding: bounds that x's dtype cannot hold, and images that were interpolated.
+    slack = torch.finfo(x.dtype).eps * max(abs(clip_min), abs(clip_max))
     if low < clip_min - slack or high > clip_max + slack:
         raise ValueError(
             f"x must lie in [clip_min, clip_max] = [{clip_min:g}, {clip_max:g}], but its values "
-            f"span [{low:g}, {high:g}]; pass images before normalisation, with mean= and std=."
+            f"span [{low:.8g}, {high:.8g}]; pass images before normalisation, with mean= and std=."
         )
 
 
@@ -154,13 +187,28 @@ def logits_values(t: Tensor, name: str = "teacher_logits") -> None:
         )
 
 
-def channel_values(values: Sequence[float] | Tensor, channels: int, name: str) -> list[float]:
-    """mean or std: one number per channel."""
-    found = values.tolist() if isinstance(values, Tensor) else [float(v) for v in values]
+def model_logits(logits: Tensor) -> None:
+    """What a model answers: no NaN, no +inf; synchronises on an accelerator."""
+    if logits.numel() and not logits.detach().amax() < math.inf:
+        raise ValueError(
+            "the model's logits must be finite, but hold NaN or +inf at the attack's start."
+        )
+
+
+def channel_values(values: object, channels: int, name: str) -> list[float]:
+    """mean or std: one number per channel, of any shape with one dimension of that length."""
+    if isinstance(values, numbers.Real):
+        found = [float(values)] * channels
+    elif isinstance(values, Tensor):
+        found = values.detach().reshape(-1).tolist()
+    else:
+        found = [number(v, name) for v in values]  # type: ignore[attr-defined]
     if len(found) != channels:
         raise ValueError(
             f"{name} must have one value per channel ({channels}), but has {len(found)}."
         )
+    if not all(math.isfinite(v) for v in found):
+        raise ValueError(f"{name} must be finite, but is {found}.")
     if name == "std" and any(not v > 0 for v in found):
         raise ValueError(f"std must be positive, but is {found}.")
     return found

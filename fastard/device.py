@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from types import TracebackType
 
@@ -9,16 +10,26 @@ import torch
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of this name, "auto" being CUDA where there is one; raises ValueError if none."""
+    """The device of this name: "cpu", "cuda", "cuda:INDEX", or "auto", CUDA where there is one.
+
+    Raises ValueError for another name, or a CUDA device that torch does not see.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be auto, cpu or cuda, but is {name!r}.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    match = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", name)
+    if match is None:
+        raise ValueError(f"device must be auto, cpu or cuda[:index], but is {name!r}.")
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise ValueError(f"device is {name!r}, but torch sees no CUDA device here.")
-    return device
+    if match[1] is None:
+        return torch.device("cuda")
+    if int(match[1]) >= (count := torch.cuda.device_count()):
+        raise ValueError(
+            f"device is {name!r}, but torch sees {count} CUDA devices here, counted from 0."
+        )
+    return torch.device("cuda", int(match[1]))
 
 
 class DeviceTimer:

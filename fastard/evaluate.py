@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from fastard.data import Images
 from fastard.device import resolve_device
 from fastard.files import require_writable_dir, write_json
 from fastard.kinds import parse_norm, unknown
+from fastard.models.checkpoint import require_fits
 from fastard.progress import QUIET, progress_bar
 from fastard.suites import REFERENCE_EPS, SUITES, Verdicts, judge
 
@@ -36,7 +38,7 @@ class EvaluateConfig:
     download: bool = False
     """Download the data set into data_root when it is not there."""
     suite: str = "basic"
-    """basic: FGSM, PGD-20 at 2/255 and at 0.003, CW with 30 steps."""
+    """basic: FGSM, PGD-20 at 2/255 and at 0.003, CW with 30 steps; steps follow eps / (8/255)."""
     n: int | None = None
     """Only the first N test images, in the data set's order."""
     out: Path | None = None
@@ -85,13 +87,14 @@ def evaluate(
     Returns: a dict that JSON can hold: `accuracy` by attack in [0, 1], per-sample `verdicts` by
         attack (1 survived, 0 broken), `broken_logits` (counts), `seconds`, and the protocol.
 
-    Raises ValueError for an unknown suite, n out of range, or a negative eps.
+    Raises ValueError for an unknown suite, n out of range, a negative or infinite eps, or logits
+        of another shape; TypeError for a model that does not return one tensor.
     """
     if suite not in SUITES:
         raise unknown("suite", suite, SUITES)
     parse_norm(norm)
-    if eps < 0:
-        raise ValueError(f"eps must be at least 0, but is {eps}.")
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps must be at least 0 and finite, but is {eps}.")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, but is {batch_size}.")
     if n is not None and not 1 <= n <= len(images):
@@ -148,6 +151,8 @@ def evaluate_checkpoint(config: EvaluateConfig, console: Console | None = None) 
     """Loads a checkpoint and its data, evaluates, prints the table and writes the JSON."""
     console = console or Console()
     out = config.out or config.checkpoint.with_suffix(f".{config.suite}.json")
+    if out.is_dir():
+        raise IsADirectoryError(f"out (--out) must be a file to write, but {out} is a folder.")
     model, meta = models.load_checkpoint(config.checkpoint, name=config.model)
     about = meta["extra"]
     name = config.data or about.get("data")
@@ -157,11 +162,7 @@ def evaluate_checkpoint(config: EvaluateConfig, console: Console | None = None) 
         )
     device = resolve_device(config.device)
     splits = data.load(name, config.data_root, download=config.download, device=device)
-    if meta["num_classes"] != splits.num_classes:
-        raise ValueError(
-            f"{config.checkpoint} has {meta['num_classes']} classes, but {name} has "
-            f"{splits.num_classes}."
-        )
+    require_fits(meta, splits, source=str(config.checkpoint))
     require_writable_dir(out.parent)
     result = evaluate(
         model.to(device),
@@ -191,7 +192,8 @@ def evaluate_checkpoint(config: EvaluateConfig, console: Console | None = None) 
 
 def table(result: dict[str, Any]) -> Table:
     """The accuracies of a result, one column an attack."""
-    titles = {attack.key: attack.title for attack in SUITES[result["suite"]]}
+    attacks = [attack.at(result["eps"]) for attack in SUITES[result["suite"]]]
+    titles = {attack.key: attack.title for attack in attacks}
     shown = Table(title=f"accuracy in % on {result['data']}, {result['architecture']}")
     for key in result["accuracy"]:
         shown.add_column(titles.get(key, key), justify="right")

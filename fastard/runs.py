@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,25 @@ import torch
 import yaml
 
 from fastard.files import atomic_path, require_writable_dir
+
+
+@contextlib.contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """Whatever the block that reads `path` stumbles over becomes one sentence.
+
+    Raises ValueError naming the file.
+    """
+    try:
+        yield
+    # Damaged bytes and wrong entries surface as anything, from EOFError to KeyError.
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if isinstance(error, KeyError):
+            reason = f"{reason} is missing"
+        elif isinstance(error, pickle.UnpicklingError):
+            # torch's own sentence advises to read the file unsafely.
+            reason = "it is no torch file of tensors and plain values"
+        raise ValueError(f"{path} is damaged: {reason.rstrip('.')}.") from error
 
 
 class RunFolder:
@@ -35,17 +55,22 @@ class RunFolder:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Makes the folder; takes it away again when the block fails and wrote nothing.
+        """Makes the folder; takes it away again when the block fails before an epoch was finished.
+
+        A corrected run may then take its place. An interrupted one stays, to be resumed.
 
         Raises PermissionError or NotADirectoryError when the folder cannot be made or written.
         """
-        existed = self.path.exists()
-        require_writable_dir(self.path)
+        had_config = self.config.exists()
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
+            require_writable_dir(self.path)
             yield
-        finally:
-            if not existed and not any(self.path.iterdir()):
-                self.path.rmdir()
+        except Exception:
+            if not (self.state.exists() or self.metrics.exists() or had_config):
+                self.config.unlink(missing_ok=True)
+                _remove_empty(made)
+            raise
 
     def write_config(self, values: dict[str, Any]) -> None:
         text = yaml.safe_dump(values, sort_keys=False)
@@ -56,7 +81,11 @@ class RunFolder:
         """The settings of the run; raises FileNotFoundError when there is no run here."""
         if not self.config.exists():
             raise FileNotFoundError(f"{self.path} holds no run to resume: config.yaml is missing.")
-        return yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        with intact(self.config):
+            values = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise TypeError(f"it holds a {type(values).__name__} instead of settings")
+        return values
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         with atomic_path(self.metrics) as temporary:
@@ -65,7 +94,9 @@ class RunFolder:
     def read_metrics(self) -> list[dict[str, Any]]:
         if not self.metrics.exists():
             return []
-        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+        with intact(self.metrics):
+            lines = self.metrics.read_text(encoding="utf-8").splitlines()
+            return [json.loads(line) for line in lines]
 
     def write_state(self, state: dict[str, Any]) -> None:
         with atomic_path(self.state) as temporary:
@@ -75,7 +106,8 @@ class RunFolder:
         """What `write_state` wrote, on the CPU; None before the first finished epoch."""
         if not self.state.exists():
             return None
-        return torch.load(self.state, map_location="cpu", weights_only=True)
+        with intact(self.state):
+            return torch.load(self.state, map_location="cpu", weights_only=True)
 
     def draw_curves(self, rows: list[dict[str, Any]], title: str) -> None:
         """Draws loss and accuracies over the epochs."""
@@ -98,6 +130,15 @@ class RunFolder:
         figure.suptitle(title)
         with atomic_path(self.curves) as temporary:
             figure.savefig(temporary, dpi=120, format="png")
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Removes folders, the innermost first, up to the first that is not empty."""
+    for folder in folders:
+        if folder.is_dir():
+            if any(folder.iterdir()):
+                return
+            folder.rmdir()
 
 
 def _curve(axes: Any, rows: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -18,19 +19,31 @@ REFERENCE_EPS = 8 / 255
 
 @dataclass(frozen=True)
 class Attack:
-    """A PGD variant; `alpha` is the step size at eps = 8/255 and follows eps in proportion."""
+    """A PGD variant; `alpha` is the step size at eps = 8/255 and follows eps in proportion.
+
+    `step` is how the title writes alpha, where it does.
+    """
 
     key: str
-    title: str
+    name: str
     steps: int
     alpha: float
     loss: str = "ce"
     kappa: float = 0.0
     random_start: bool | str = "uniform"
+    step: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The name, and the step size that tells it from attacks of the same name."""
+        return self.name if self.step is None else f"{self.name} ({self.step})"
 
     def at(self, eps: float) -> Attack:
         """The attack with the step size that belongs to this eps."""
-        return replace(self, alpha=self.alpha * (eps / REFERENCE_EPS))
+        alpha = self.alpha * (eps / REFERENCE_EPS)
+        if self.step is None or math.isclose(eps, REFERENCE_EPS):
+            return replace(self, alpha=alpha)
+        return replace(self, alpha=alpha, step=f"{alpha:.4g}")
 
     def describe(self) -> str:
         start = f"{self.random_start} start" if self.random_start else "no random start"
@@ -40,8 +53,8 @@ class Attack:
 SUITES = {
     "basic": (
         Attack("fgsm", "FGSM", 1, REFERENCE_EPS, random_start=False),
-        Attack("pgd_sat", "PGD-20 (2/255)", 20, 2 / 255),
-        Attack("pgd_trades", "PGD-20 (0.003)", 20, 0.003),
+        Attack("pgd_sat", "PGD-20", 20, 2 / 255, step="2/255"),
+        Attack("pgd_trades", "PGD-20", 20, 0.003, step="0.003"),
         Attack("cw_inf", "CW∞", 30, 2 / 255, loss="margin", kappa=50.0),
     )
 }
@@ -98,11 +111,24 @@ def judge(
                 )
             with torch.no_grad():
                 logits = model(x)
+            _require_logits(logits, len(rows))
             unusable = (logits.isnan() | logits.isposinf()).any(1)
             broken.append(unusable)
             survived.append((logits.argmax(1) == y) & ~unusable)
             on_batch(int(rows[-1]) + 1, int(sum(part.sum() for part in survived)))
     return Verdicts(torch.cat(survived), torch.cat(broken))
+
+
+def _require_logits(logits: object, samples: int) -> None:
+    if not isinstance(logits, torch.Tensor):
+        raise TypeError(
+            f"the model must return a tensor of logits, but returned a {type(logits).__name__}."
+        )
+    if logits.dim() != 2 or len(logits) != samples:
+        raise ValueError(
+            f"the model must return logits [{samples}, classes] for {samples} images, but returned "
+            f"{list(logits.shape)}."
+        )
 
 
 def _search(

@@ -13,14 +13,15 @@ from rich.console import Console
 from torch import nn
 
 import fastard
-from fastard import data, methods, models
+from fastard import checks, data, methods, models
 from fastard.device import DeviceTimer
 from fastard.engine.precision import arithmetic
 from fastard.engine.precision import resolve as resolve_precision
 from fastard.methods.recipes import SELECTIONS
 from fastard.methods.registry import METHODS
+from fastard.models.checkpoint import require_fits
 from fastard.progress import QUIET, Tally, progress_bar
-from fastard.runs import RunFolder
+from fastard.runs import RunFolder, intact
 from fastard.schedules import learning_rate
 from fastard.selection import Selection
 from fastard.train_config import Resolved, TrainConfig, from_dict, resolve, resumed, to_dict
@@ -84,7 +85,10 @@ def _open(config: TrainConfig) -> tuple[Resolved, RunFolder]:
     if config.out is None:
         raise ValueError("out must be given: the folder of the run to resume.")
     run = RunFolder(config.out)
-    return resolve(resumed(config, from_dict(run.read_config()))), run
+    values = run.read_config()
+    with intact(run.config):
+        saved = from_dict(values)
+    return resolve(resumed(config, saved)), run
 
 
 class Trainer:
@@ -291,16 +295,21 @@ class Trainer:
         state = self.run.read_state()
         if state is None:
             return
-        self.epoch = state["epoch"]
-        self.student.load_state_dict(state["student"])
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.order.set_state(state["order"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
-        self.rows = [row for row in self.run.read_metrics() if row["epoch"] <= self.epoch]
-        self.best_row = next((r for r in self.rows if r["epoch"] == state["best_epoch"]), {})
+        with intact(self.run.state):
+            self.epoch, best_epoch = state["epoch"], state["best_epoch"]
+            self.student.load_state_dict(state["student"])
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.order.set_state(state["order"])
+            torch.set_rng_state(state["rng"])
+            if state["cuda_rng"] is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        rows = self.run.read_metrics()
+        with intact(self.run.metrics):
+            self.rows = [row for row in rows if row["epoch"] <= self.epoch]
+            if [row["epoch"] for row in self.rows] != list(range(1, self.epoch + 1)):
+                raise ValueError(f"it lacks some of the {self.epoch} finished epochs")
+        self.best_row = next((r for r in self.rows if r["epoch"] == best_epoch), {})
 
     def _load_data(self) -> data.Splits:
         config = self.config
@@ -325,20 +334,27 @@ class Trainer:
         )
         if config.mean is None or config.std is None:
             return student
+        for name in ("mean", "std"):
+            checks.channel_values(getattr(config, name), splits.in_channels, name)
         return models.Normalized(student, config.mean, config.std)
 
     def _teachers(self) -> list[nn.Module]:
         config = self.config
+        count = METHODS[methods.preset(config.method).method].teacher_count
+        if config.teacher is None and count:
+            raise ValueError(
+                f"teacher (--teacher) must be given for method {config.method!r}: the checkpoint of "
+                "the network to learn from."
+            )
         if config.teacher is None:
             return []
+        if not Path(config.teacher).is_file():
+            raise FileNotFoundError(
+                f"teacher (--teacher) must be a checkpoint file, but there is none at "
+                f"{config.teacher}."
+            )
         teacher, meta = models.load_checkpoint(config.teacher, name=config.teacher_model)
-        for name in ("num_classes", "in_channels"):
-            has, needed = meta[name], getattr(self.splits, name)
-            if has != needed:
-                raise ValueError(
-                    f"the teacher {config.teacher} has {name}={has}, but {config.data} needs "
-                    f"{needed}."
-                )
+        require_fits(meta, self.splits, source=f"the teacher {config.teacher}")
         return [teacher.to(self.device)]
 
     def _method_options(self) -> dict[str, Any]:

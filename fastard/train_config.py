@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +22,8 @@ class TrainConfig:
     method: str | None = None
     """A method (natural, pgd-at, trades, rslad, rslad-batchmean) or a preset (rslad-official,
     trades-official, madry)."""
-    data: str = "digits"
-    """digits (bundled), mnist, cifar10 or cifar100."""
+    data: str | None = None
+    """digits (bundled; the default), mnist, cifar10 or cifar100."""
     data_root: Path | None = None
     """Folder that holds the data set, as torchvision lays it out."""
     download: bool = False
@@ -70,7 +71,8 @@ class TrainConfig:
     """Validate every so many epochs, and after the last."""
     eval_from: int | None = None
     """Validate in every epoch from this one on."""
-    seed: int = 0
+    seed: int | None = None
+    """0 when left out."""
     out: Path | None = None
     """Folder of the run; runs/METHOD-DATA-STUDENT when left out."""
     resume: bool = False
@@ -89,6 +91,7 @@ class Resolved(TrainConfig):
     """A config whose every value is known."""
 
     method: str
+    data: str
     student: str
     epochs: int
     batch_size: int
@@ -107,6 +110,7 @@ class Resolved(TrainConfig):
     val_steps: int
     val_alpha: float
     eval_every: int
+    seed: int
     out: Path
 
 
@@ -142,7 +146,9 @@ def resolve(config: TrainConfig) -> Resolved:
     if config.method is None:
         raise ValueError(f"method must be given, one of {', '.join(methods.presets())}.")
     preset = methods.preset(config.method)
-    data = DATA_DEFAULTS.get(config.data, _CIFAR)
+    name = "digits" if config.data is None else config.data
+    config = replace(config, data=name, seed=0 if config.seed is None else config.seed)
+    data = DATA_DEFAULTS.get(name, _CIFAR)
     recipe = {"schedule": "multistep", **asdict(preset), **({} if preset.official else data.recipe)}
     if config.milestones:
         recipe["schedule"] = "multistep"
@@ -210,7 +216,7 @@ def _milestones(values: dict[str, Any], recipe: dict[str, Any]) -> tuple[int, ..
 
 def _attack(config: TrainConfig, preset: Preset, data_eps: float) -> dict[str, Any]:
     options = {**preset.options_for(config.data), **config.options}
-    METHODS[preset.method].known(options)
+    METHODS[preset.method].plain_options(options)
     given = {name: options.pop(name, None) for name in ("eps", "alpha", "steps", "norm")}
     eps = _first(config.eps, given["eps"], data_eps)
     # A step size belongs to the radius that it came with.
@@ -246,8 +252,9 @@ def _check(config: Resolved) -> None:
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, but is {value}.")
     for name in ("lr", "weight_decay", "momentum", "eps", "alpha", "val", "val_alpha"):
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"{name} must be at least 0, but is {getattr(config, name)}.")
+        value = getattr(config, name)
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, but is {value}.")
     if config.schedule not in SCHEDULES:
         raise unknown("schedule", config.schedule, SCHEDULES)
     if config.selection not in SELECTIONS:

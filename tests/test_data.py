@@ -147,7 +147,7 @@ def test_stratified_positions(count: int) -> None:
     [
         (lambda p: data.load("cifar"), ValueError, "data is 'cifar' but must be one of cifar10, "),
         (lambda p: data.load("CIFAR100"), ValueError, "did you mean 'cifar100'"),
-        (lambda p: data.load("cifar10"), ValueError, "root is None but cifar10 needs the folder"),
+        (lambda p: data.load("cifar10"), ValueError, r"root \(--data-root\) must be given"),
         (lambda p: data.load(val=-1), ValueError, "val is -1 but must be from 0 to 1296"),
         (lambda p: data.load(val=1297), ValueError, "val is 1297 but must be from 0 to 1296"),
         (

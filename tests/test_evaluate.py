@@ -189,7 +189,7 @@ def test_checkpoint_of_unknown_data_or_other_classes_is_refused(checkpoint, tmp_
     other = tmp_path / "other.safetensors"
     network = models.build("small_cnn-4", 7, image_size=8)
     models.save(other, network, name="small_cnn-4", num_classes=7, in_channels=1, image_size=8)
-    with pytest.raises(ValueError, match="has 7 classes, but digits has 10"):
+    with pytest.raises(ValueError, match="has num_classes=7, but digits needs 10"):
         evaluate_checkpoint(EvaluateConfig(checkpoint=other, data="digits"), QUIET)
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         evaluate_checkpoint(EvaluateConfig(checkpoint=tmp_path / "none.pt"), QUIET)

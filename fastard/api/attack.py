@@ -16,7 +16,7 @@ from fastard.engine import Program
 from fastard.kinds import Norm, parse_norm
 
 Bound = float | Tensor
-STARTS: tuple[object, ...] = (True, False, "gaussian", "uniform")
+STARTS = ("gaussian", "uniform")
 
 
 @dataclass
@@ -59,15 +59,15 @@ class Attack:
         generator: torch.Generator | None = None,
         return_info: bool = False,
     ) -> None:
-        if random_start not in STARTS:
+        if not (isinstance(random_start, bool) or random_start in STARTS):
             raise ValueError(
                 "random_start must be True, False, 'gaussian' or 'uniform', but is "
                 f"{random_start!r}."
             )
-        checks.steps(steps)
+        steps = checks.steps(steps)
         checks.box(clip_min, clip_max)
-        if not isinstance(n_restarts, int) or n_restarts < 1:
-            raise ValueError(f"n_restarts must be at least 1, but is {n_restarts!r}.")
+        n_restarts = checks.steps(n_restarts, "n_restarts")
+        checks.generator(generator)
         self.start = published_start if random_start is True else (random_start or None)
         if n_restarts > 1 and self.start is None:
             raise ValueError("n_restarts above 1 needs a random start, but random_start is False.")
@@ -75,7 +75,7 @@ class Attack:
             checks.radius(value, None, name)
         self.moves = Moves(eps, alpha, parse_norm(norm), clip_min, clip_max, l1_sparsity)
         self.steps, self.clip_start, self.n_restarts = steps, clip_start, n_restarts
-        self.noise_device, self.generator = noise_device, generator
+        self.noise_device, self.generator = checks.device(noise_device, "noise_device"), generator
         self.return_info = return_info
 
     def _check_images(self, x: Tensor, values: bool) -> None:
@@ -131,7 +131,7 @@ class Attack:
         if fed.mean is not None and fed.std is not None:
             mean = torch.tensor(fed.mean, dtype=torch.float32, device=x.device)
             std = torch.tensor(fed.std, dtype=torch.float32, device=x.device)
-        feed = None if mean is None else torch.empty_like(x)
+        feed = None if fed.is_x else torch.empty_like(x, dtype=fed.dtype)
         broken = (
             torch.zeros(len(x), dtype=torch.bool, device=x.device) if self.return_info else None
         )
@@ -139,7 +139,7 @@ class Attack:
         for _ in range(self.n_restarts):
             start.write_(x_adv, x, moves.eps, moves.clip_min, moves.clip_max)
             if feed is not None:
-                feed.copy_(ops.prepared(x_adv, mean, std))
+                feed.copy_(ops.prepared(x_adv, mean, std, fed.dtype))
             pgd(lambda source: gradient(source, x_adv), x, x_adv, feed, moves, self.steps,
                 mean=mean, std=std, broken=broken)  # fmt: skip
             if self.n_restarts == 1 and not self.return_info:
@@ -148,7 +148,7 @@ class Attack:
             if best_loss is None:
                 best, best_loss = (x_adv.clone() if self.n_restarts > 1 else x_adv), loss
             else:
-                higher = loss > best_loss
+                higher = (loss > best_loss) | best_loss.isnan()
                 best = torch.where(higher.view(-1, *[1] * (x.dim() - 1)), x_adv, best)
                 best_loss = torch.where(higher, loss, best_loss)
         if best.dtype != images.dtype:

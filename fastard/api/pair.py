@@ -28,7 +28,8 @@ class PairPGD(Attack):
         eps: Bound = 8 / 255, alpha: Bound = 2 / 255, steps: int = 10, *,
         clip_start: bool | None = None, random_start: bool | str = True, temperature: float = 1.0,
         targeted: bool = False, mean: Statistics = None, std: Statistics = None, mode: str = "eval",
-        bn_stats: str = "update", precision: str | None = None, **options: Any,
+        bn_stats: str = "update", precision: str | None = None, check_logits: bool = True,
+        **options: Any,
     ) -> None:  # fmt: skip
         if clip_start is None:
             clip_start = random_start == "uniform"
@@ -36,9 +37,12 @@ class PairPGD(Attack):
                          published_start="gaussian", clip_start=clip_start, **options)  # fmt: skip
         self.student = Program(student, precision, mean=mean, std=std, mode=mode, bn_stats=bn_stats)
         self.teacher = Program(teacher, precision)
+        if mode == "train" and self.student.model is self.teacher.model:
+            raise ValueError("mode='train' needs a teacher that is not the student itself.")
         self.pair = PairGradient(
-            self.student, self.teacher, temperature=temperature, targeted=targeted
-        )
+            self.student, self.teacher, temperature=temperature, targeted=targeted,
+            check_logits=check_logits,
+        )  # fmt: skip
 
     def __call__(self, x: Tensor) -> Any:
         checks.floating(x, "x")

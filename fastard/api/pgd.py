@@ -48,6 +48,7 @@ class PGD(Attack):
         n_restarts: keeps, per sample, the restart that reached the highest loss.
         mode, bn_stats: "eval", or "train" as ARD, IAD, Rice and Madry attack; "update" or "frozen".
         precision: "fp32", "tf32", "bf16", "fp16", None: autocast's state.
+        check_logits: refuse a model whose first logits are NaN or +inf; False lets them be.
         noise_device: where noise is drawn (default: the generator's device, else x's); "cpu" draws
             as the published loops do.
         return_info: return (x_adv, `AttackInfo`).
@@ -82,6 +83,7 @@ class PGD(Attack):
         mode: str = "eval",
         bn_stats: str = "update",
         precision: str | None = None,
+        check_logits: bool = True,
         l1_sparsity: float = 0.2,
         noise_device: str | torch.device | None = None,
         generator: torch.Generator | None = None,
@@ -96,7 +98,11 @@ class PGD(Attack):
             clip_start=clip_start, clip_min=clip_min, clip_max=clip_max, l1_sparsity=l1_sparsity,
             n_restarts=n_restarts, noise_device=noise_device, generator=generator,
             return_info=return_info)  # fmt: skip
-        self.targeted = targeted
+        self.targeted, self.check_logits = targeted, check_logits
+        for value, name in ((temperature, "temperature"), (kappa, "kappa"), (mix, "mix")):
+            checks.number(value, name)
+        if not 0 <= mix <= 1:
+            raise ValueError(f"mix must lie in [0, 1], but is {mix}.")
         self.options = {"temperature": temperature, "kappa": kappa, "mix": mix}
         self.program = Program(model, precision, mean=mean, std=std, mode=mode, bn_stats=bn_stats)
 
@@ -107,6 +113,11 @@ class PGD(Attack):
         if callable(self.loss):
             return
         if self._takes_logits():
+            if isinstance(target, Tensor) and not target.is_floating_point():
+                raise TypeError(
+                    f"loss {self.loss.name!r} takes a teacher's logits, but target is "  # type: ignore[union-attr]
+                    f"{checks.describe(target)}; for labels give loss='ce'."
+                )
             checks.teacher_logits(target, x)
             if values:
                 checks.logits_values(target)
@@ -117,9 +128,10 @@ class PGD(Attack):
 
     def _seed(self, target: Tensor, labels: Tensor | None, values: bool) -> Seed:
         if callable(self.loss):
-            return UserLoss(self.loss, target, -1.0 if self.targeted else 1.0)
+            return UserLoss(self.loss, target, -1.0 if self.targeted else 1.0, self.n_restarts > 1)
         return RowLoss(
             self.loss, target, labels=labels, targeted=self.targeted, check_values=values,
+            check_logits=self.check_logits,
             **self.options)  # fmt: skip
 
     def __call__(self, x: Tensor, target: Tensor, labels: Tensor | None = None) -> Any:

@@ -72,8 +72,8 @@ def read_torchvision(
     source = SOURCES[name]
     if root is None:
         raise ValueError(
-            f"root is None but {name} needs the folder that holds {source.folder} "
-            "(or that a download may put it in)"
+            f"root (--data-root) must be given for {name}: the folder that holds {source.folder}, "
+            "or that a download may put it in"
         )
     dataset = getattr(datasets, str(source.torchvision_name))
     folder = Path(root) / source.folder

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from fastard import checks, ops
+from fastard.engine.guard import attack_mode
 from fastard.engine.program import Program
 from fastard.engine.unwrap import Model
 from fastard.kinds import LossKind
@@ -38,10 +39,12 @@ class RowLoss:
         kappa: float = 0.0,
         mix: float = 0.5,
         check_values: bool = True,
+        check_logits: bool = True,
     ) -> None:
         self.kind, self.target, self.labels = kind, target, labels
         self.targeted, self.temperature, self.kappa, self.mix = targeted, temperature, kappa, mix
         self._unchecked, self._check_values = True, check_values
+        self._check_logits = check_logits
 
     def _check(self, logits: Tensor) -> None:
         classes = logits.shape[1]
@@ -51,6 +54,8 @@ class RowLoss:
                 f"have {self.target.shape[1]}."
             )
         if self._check_values:
+            if self._check_logits:
+                checks.model_logits(logits)
             for t in (self.target, self.labels):
                 if t is not None and t.dim() == 1:
                     checks.labels_below(t, classes, "labels")
@@ -68,8 +73,14 @@ class RowLoss:
 class UserLoss:
     """A caller's ``loss(logits, target)``, per sample or reduced; autograd leads to the logits."""
 
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], target: Tensor, sign: float = 1.0):
-        self.loss, self.target, self.sign = loss, target, sign
+    def __init__(
+        self, loss: Callable[[Tensor, Tensor], Tensor], target: Any, sign: float = 1.0,
+        per_sample: bool = False,
+    ) -> None:  # fmt: skip
+        self.loss, self.sign, self.per_sample = loss, sign, per_sample
+        with torch.inference_mode(False):
+            inference = isinstance(target, Tensor) and target.is_inference()
+            self.target = target.clone() if inference else target
 
     def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
@@ -79,6 +90,11 @@ class UserLoss:
                 raise ValueError(
                     f"loss must return a scalar or one value per sample [{len(logits)}], but "
                     f"returned {checks.describe(value)}."
+                )
+            if self.per_sample and value.numel() != len(logits):
+                raise ValueError(
+                    f"loss must return one value per sample [{len(logits)}] where n_restarts is "
+                    f"above 1, but returned {checks.describe(value)}."
                 )
             if not value.requires_grad:
                 raise ValueError("loss must depend on the logits it is given, but does not.")
@@ -103,8 +119,8 @@ class InputGradient:
     """Per-sample loss of a model and its gradient in the (prepared) input, up to a positive factor
     per sample in fp16.
 
-    Equivalent to: ``logits = model(x); loss = F.kl_div(...); dx, = torch.autograd.grad(loss, x)``,
-    with no graph on the loss: `ops.logit_loss` seeds the backward pass.
+    Equivalent to: ``dx, = torch.autograd.grad(loss(model(x)).sum(), x)``, with no graph on the
+    loss: it answers with its gradient in the logits, which seeds the backward pass.
     """
 
     def __init__(self, model: Model | Program, loss: Seed) -> None:
@@ -116,9 +132,10 @@ class InputGradient:
             return loss, self.program.vjp(representable(dlogits, self.program.low_dtype))
 
     def value(self, feed: Tensor) -> Tensor:
-        """The loss [B] alone."""
-        with self.program.running(feed):
-            return self.loss(self.program.infer_feed(feed))[0]
+        """The loss [B] alone; asking moves no BN statistics."""
+        program = self.program
+        with program.running(feed), attack_mode(program.model, program.mode, "frozen"):
+            return self.loss(program.infer_feed(feed))[0]
 
 
 class PairGradient:
@@ -130,10 +147,11 @@ class PairGradient:
 
     def __init__(
         self, student: Program, teacher: Program, *, temperature: float = 1.0,
-        targeted: bool = False,
+        targeted: bool = False, check_logits: bool = True,
     ) -> None:  # fmt: skip
         self.student, self.teacher = student, teacher
         self.temperature, self.targeted = temperature, targeted
+        self.check_logits = check_logits
 
     def _logits(self, z_s: Tensor, z_t: Tensor, teacher_grad: bool) -> tuple[Tensor, ...]:
         if z_s.shape != z_t.shape:
@@ -147,11 +165,16 @@ class PairGradient:
     def __call__(self, feed: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """loss [B], the gradient in the student's prepared input, the gradient in x (teacher)."""
         with self.student.running(feed), self.teacher.running(x):
-            z_t = self.teacher.forward_feed(x)
+            z_t = self.teacher.forward_feed(x.to(self.teacher.feed(x).dtype))
             loss, ds, dt = self._logits(self.student.forward_feed(feed), z_t, True)
-            return loss, self.student.vjp(ds), self.teacher.vjp(dt)
+            return loss, self.student.vjp(ds), self.teacher.vjp(dt).to(x.dtype)
 
     def value(self, feed: Tensor, x: Tensor) -> Tensor:
-        """The loss [B] alone."""
-        with self.student.running(feed), self.teacher.running(x):
-            return self._logits(self.student.infer_feed(feed), self.teacher.infer_feed(x), False)[0]
+        """The loss [B] alone; asking moves no BN statistics."""
+        with (
+            self.student.running(feed),
+            self.teacher.running(x),
+            attack_mode(self.student.model, self.student.mode, "frozen"),
+        ):
+            z_t = self.teacher.infer_feed(x.to(self.teacher.feed(x).dtype))
+            return self._logits(self.student.infer_feed(feed), z_t, False)[0]

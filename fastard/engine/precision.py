@@ -80,7 +80,9 @@ class FullPrecisionHead(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.linear and len(args) > 1 and args[1] is self.weight:
             with torch.autocast(self.device_type, enabled=False):
-                return func(args[0].float(), *args[1:], **(kwargs or {}))
+                whole = [a.float() if isinstance(a, torch.Tensor) else a for a in args]
+                bias = (kwargs or {}).get("bias")
+                return func(*whole, **({} if bias is None else {"bias": bias.float()}))
         return func(*args, **(kwargs or {}))
 
 

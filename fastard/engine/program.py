@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,16 +19,12 @@ from fastard.engine.unwrap import Model, inner_model
 
 @dataclass(frozen=True)
 class Feed:
-    """What a program reads: (x - mean) / std per channel in `dtype`; None means x itself."""
+    """What a program reads: (x - mean) / std per channel in `dtype`, or (`is_x`) x as it is."""
 
     dtype: torch.dtype
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-
-    @property
-    def is_x(self) -> bool:
-        """Whether the program reads the images as they are."""
-        return self.mean is None
+    is_x: bool = True
 
 
 class Program:
@@ -45,7 +42,8 @@ class Program:
             DDP, torch.compile) are looked through.
         precision: "fp32", "tf32", "bf16", "fp16", or None for autocast's state at each call. The
             final linear layer and the logits stay fp32.
-        mean, std: per channel, for a model that wants normalised input; gradients are in pixels.
+        mean, std: per channel, for a model that wants normalised input: `forward` takes pixels and
+            `vjp` then answers in pixels, `forward_feed` takes (x - mean) / std and answers in that.
         mode, bn_stats: as `attack_mode`.
     """
 
@@ -69,27 +67,43 @@ class Program:
         self.precision, self.mode, self.bn_stats = precision, mode, bn_stats
         self._mean, self._std = mean, std
         self._resolved: Precision | None = None
-        self._depth = 0
+        self._depth, self._lock = 0, threading.RLock()
         self._leaf: Tensor | None = None
         self._logits: Tensor | None = None
 
     def feed(self, x: Tensor) -> Feed:
         """How images like x must be prepared for `forward_feed`."""
+        dtype = self._input_dtype(x)
         if self._mean is None or self._std is None:
-            return Feed(x.dtype)
+            return Feed(dtype, is_x=dtype == x.dtype)
         channels = x.shape[1] if x.dim() > 1 else 1
         return Feed(
-            x.dtype,
+            dtype,
             tuple(checks.channel_values(self._mean, channels, "mean")),
             tuple(checks.channel_values(self._std, channels, "std")),
+            is_x=False,
         )
+
+    def _input_dtype(self, x: Tensor) -> torch.dtype:
+        """The dtype of the model's parameters; x's where autocast casts or there are none."""
+        if self.low_dtype is not None or not isinstance(self.model, nn.Module):
+            return x.dtype
+        floating = (p.dtype for p in self.model.parameters() if p.is_floating_point())
+        return next(floating, x.dtype)
 
     @contextmanager
     def running(self, x: Tensor) -> Iterator[None]:
         """Everything an attack's passes need around them; see the class."""
-        if self._depth:
-            yield
-            return
+        # One attack at a time: the last forward's graph and the model's mode belong to it.
+        with self._lock:
+            if self._depth:
+                yield
+                return
+            with self._opened(x):
+                yield
+
+    @contextmanager
+    def _opened(self, x: Tensor) -> Iterator[None]:
         precision = resolve(self.precision, x.device.type)
         self._resolved, self._depth = precision, 1
         try:
@@ -151,12 +165,17 @@ class Program:
         """The input gradient for `dlogits` [B, C] of the last forward; retain for several."""
         if self._leaf is None or self._logits is None:
             raise RuntimeError("vjp needs a forward before it, in the same running block.")
-        if not self._logits.requires_grad:
-            return torch.zeros_like(self._leaf)
-        (dx,) = torch.autograd.grad(
-            self._logits, self._leaf, dlogits.to(self._logits.dtype), retain_graph=retain,
-            allow_unused=True)  # fmt: skip
-        return torch.zeros_like(self._leaf) if dx is None else dx
+        dx = None
+        if self._logits.requires_grad:
+            (dx,) = torch.autograd.grad(
+                self._logits, self._leaf, dlogits.to(self._logits.dtype), retain_graph=retain,
+                allow_unused=True)  # fmt: skip
+        if dx is None:
+            raise ValueError(
+                "the model's logits do not depend on x through autograd (a detached tensor, "
+                "torch.no_grad or an integer in its forward?); a gradient attack cannot judge it."
+            )
+        return dx
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, C] of images x, in fp32 (fp64 for an fp64 model), detached.
@@ -164,26 +183,23 @@ class Program:
         Followed by `vjp` outside a `running` block, the gradient's graph is kept until the next
         forward.
         """
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        feed = self.feed(x)
-        if feed.mean is not None and feed.std is not None:
-            mean, std = (x.new_tensor(v).view(shape) for v in (feed.mean, feed.std))
         if self._depth:
-            leaf, logits = self._pixels_forward(x, None if feed.is_x else (mean, std))
+            leaf, logits = self._pixels_forward(x)
         else:
             with self.running(x):
-                leaf, logits = self._pixels_forward(x, None if feed.is_x else (mean, std))
+                leaf, logits = self._pixels_forward(x)
         self._leaf, self._logits = leaf, logits
         return _widened(logits.detach())
 
-    def _pixels_forward(
-        self, x: Tensor, normaliser: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
+    def _pixels_forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         self._leaf = self._logits = None
         leaf = (x.clone() if x.is_inference() else x).detach().requires_grad_()
-        return leaf, self._call(
-            leaf if normaliser is None else (leaf - normaliser[0]) / normaliser[1]
-        )
+        feed, ready = self.feed(x), leaf
+        if feed.mean is not None and feed.std is not None:
+            shape = (1, -1, *[1] * (x.dim() - 2))
+            mean, std = (x.new_tensor(v).view(shape) for v in (feed.mean, feed.std))
+            ready = (leaf - mean) / std
+        return leaf, self._call(ready.to(feed.dtype))
 
     def explain(self, device: str | torch.device | None = None) -> str:
         """What runs where, in which precision, and why, as lines of text."""

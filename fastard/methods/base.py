@@ -6,37 +6,17 @@ import contextlib
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from fastard import checks
 from fastard.kinds import unknown
+from fastard.methods.options import AttackOptions, MethodOptions, plain_names
 
 Logs = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodOptions:
-    """The options of a method; every method derives its own frozen dataclass from this one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttackOptions(MethodOptions):
-    """Settings of the inner attack, as `fastard.pgd_kl` and `fastard.pgd_ce` take them."""
-
-    eps: float = 8 / 255
-    alpha: float = 2 / 255
-    steps: int = 10
-    norm: str = "Linf"
-    random_start: bool | str = True
-    clip_start: bool | None = None
-    clip_min: float = 0.0
-    clip_max: float = 1.0
-    precision: str | None = None
-    noise_device: str | None = None
-    generator: torch.Generator | None = None
 
 
 class Method(nn.Module, ABC):
@@ -53,10 +33,11 @@ class Method(nn.Module, ABC):
 
     Args:
         student: the network that is trained.
-        teachers: as many teachers as the method takes.
+        teachers: as many teachers as the method takes; one may stand alone.
         options: fields of the class's `Options`.
 
-    Raises ValueError for an unknown option or a wrong number of teachers.
+    Raises ValueError for an option that is unknown or out of range or a wrong number of teachers,
+        TypeError for a network that is none.
     """
 
     name: ClassVar[str]
@@ -67,12 +48,16 @@ class Method(nn.Module, ABC):
     student: nn.Module
     options: MethodOptions
 
-    def __init__(self, student: nn.Module, teachers: Sequence[nn.Module] = (), **options: Any):
+    def __init__(
+        self, student: nn.Module, teachers: nn.Module | Sequence[nn.Module] = (), **options: Any
+    ):
         super().__init__()
+        if not isinstance(student, nn.Module):
+            raise TypeError(f"student must be an nn.Module, but is {checks.describe(student)}.")
         self.options = self.Options(**self.known(options))
         # A registered submodule would enter state_dict(), to() and train().
         object.__setattr__(self, "student", student)
-        self.teachers = tuple(self._counted(teachers))
+        self.teachers = self._counted(teachers)
         for teacher in self.teachers:
             teacher.eval()
         self.attack_timer: contextlib.AbstractContextManager = contextlib.nullcontext()
@@ -84,18 +69,45 @@ class Method(nn.Module, ABC):
         return [field.name for field in fields(cls.Options)]
 
     @classmethod
+    def plain_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Returns options given as text unchanged; raises ValueError for one that cannot be."""
+        names = plain_names(cls.Options)
+        for name in options:
+            if name not in names:
+                raise cls._unknown_option(name, names)
+        cls.Options(**options)
+        return options
+
+    @classmethod
+    def _unknown_option(cls, name: str, names: list[str]) -> ValueError:
+        return unknown(f"option of method {cls.name!r}:", name, names or ["none"])
+
+    @classmethod
     def known(cls, options: dict[str, Any]) -> dict[str, Any]:
         """Returns the options unchanged; raises ValueError naming the first that is unknown."""
         names = cls.option_names()
         for name in options:
             if name not in names:
-                raise unknown(f"option of method {cls.name!r}:", name, names or ["none"])
+                raise cls._unknown_option(name, names)
         return options
 
     @classmethod
-    def _counted(cls, teachers: Sequence[nn.Module]) -> Sequence[nn.Module]:
+    def _counted(cls, teachers: nn.Module | Sequence[nn.Module]) -> tuple[nn.Module, ...]:
+        # One network may be iterable itself; a ModuleList is none.
+        if isinstance(teachers, nn.Module) and not isinstance(teachers, nn.ModuleList):
+            teachers = [teachers]
+        if not isinstance(teachers, (Sequence, nn.ModuleList)):
+            raise TypeError(
+                "teachers must be an nn.Module or a sequence of them, but is "
+                f"{checks.describe(teachers)}."
+            )
+        for teacher in teachers:
+            if not isinstance(teacher, nn.Module):
+                raise TypeError(
+                    f"every teacher must be an nn.Module, but one is {checks.describe(teacher)}."
+                )
         if len(teachers) == cls.teacher_count:
-            return teachers
+            return tuple(teachers)
         wanted = {0: "no teacher", 1: "one teacher"}.get(
             cls.teacher_count, f"{cls.teacher_count} teachers"
         )
@@ -111,13 +123,19 @@ class Method(nn.Module, ABC):
         """Attacks a batch and returns the training loss and the logs.
 
         Args:
-            x: [B, C, H, W] images in [0, 1].
-            y: [B] int64 labels.
+            x: [B, C, H, W] images in [0, 1], at least one.
+            y: [B] labels of an integer dtype.
             index, view: which training image and which augmentation of it each row is, [B]; for
                 methods that cache what depends on the pair alone.
 
         Returns: the 0-dim loss with its graph, and logs, detached 0-dim tensors by name.
+
+        Raises TypeError or ValueError for an empty batch or labels that are none.
         """
+        checks.floating(x, "x")
+        if len(x) == 0:
+            raise ValueError(f"x must hold at least one image, but has shape {list(x.shape)}.")
+        y = checks.labels(y, len(x), x.device).to(torch.int64)
         with self.attack_timer:
             x_adv = self.attack(x, y)
         return self.outer(x, x_adv, y)
@@ -158,8 +176,18 @@ class Method(nn.Module, ABC):
             return remembered[1]
         return self._ask_teachers(x)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A weak reference cannot be pickled, and what it remembers is of one batch.
+        return {**self.__dict__, "_remembered": None}
+
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={getattr(self.options, name)!r}" for name in self.option_names())
+
+
+def require_labels(y: torch.Tensor, logits: torch.Tensor) -> None:
+    """Raises ValueError for a label that is no class; on the CPU only, where reading is free."""
+    if y.device.type == "cpu":
+        checks.labels_below(y, logits.shape[1])
 
 
 def accuracy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from fastard.methods.base import Logs, Method, accuracy
+from fastard.methods.base import Logs, Method, accuracy, require_labels
 
 
 class Natural(Method):
@@ -24,5 +24,6 @@ class Natural(Method):
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
     ) -> tuple[torch.Tensor, Logs]:
         logits = self.student(x)
+        require_labels(y, logits)
         loss = F.cross_entropy(logits, y)
         return loss, {"loss": loss.detach(), "clean_accuracy": accuracy(logits, y)}

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from fastard.api import pgd_ce
-from fastard.methods.base import AttackOptions, Logs, Method, accuracy
+from fastard.methods.base import Logs, Method, accuracy, require_labels
+from fastard.methods.options import AttackOptions
 
 
 class PGDAT(Method):
@@ -24,6 +25,11 @@ class PGDAT(Method):
         """The student's mode inside the attack; the published code attacks in "train" mode."""
         bn_stats: str = "update"
         """Whether a train-mode attack updates BatchNorm statistics ("update") or not ("frozen")."""
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self._one_of("attack_mode", ("eval", "train"))
+            self._one_of("bn_stats", ("update", "frozen"))
 
     options: Options
     name = "pgd-at"
@@ -43,5 +49,6 @@ class PGDAT(Method):
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
     ) -> tuple[torch.Tensor, Logs]:
         logits = self.student(x_adv)
+        require_labels(y, logits)
         loss = F.cross_entropy(logits, y)
         return loss, {"loss": loss.detach(), "robust_accuracy": accuracy(logits, y)}

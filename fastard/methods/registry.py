@@ -39,18 +39,21 @@ def preset(name: str) -> Preset:
 
 
 def build(
-    name: str, student: nn.Module, teachers: Sequence[nn.Module] = (), **options: Any
+    name: str,
+    student: nn.Module,
+    teachers: nn.Module | Sequence[nn.Module] = (),
+    **options: Any,
 ) -> Method:
     """Builds the method or preset of this name around a student and its teachers.
 
     Args:
         name: one of `names()`, or one of `presets()` for a method with the preset's options.
         student: the network to train.
-        teachers: the networks to learn from, as many as the method takes.
+        teachers: the networks to learn from, as many as the method takes; one may stand alone.
         options: the method's options, over those of the preset.
 
-    Raises ValueError for an unknown name or option (it lists the known ones), or for a wrong number
-    of teachers.
+    Raises ValueError for an unknown name or option (it lists the known ones), an option out of
+    range or a wrong number of teachers, and TypeError for a network that is none.
     """
     recipe = preset(name)
     return METHODS[recipe.method](student, teachers, **{**recipe.options_for(), **options})

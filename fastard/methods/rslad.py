@@ -8,7 +8,8 @@ import torch
 
 from fastard import losses
 from fastard.api import pgd_kl
-from fastard.methods.base import AttackOptions, Logs, Method, accuracy
+from fastard.methods.base import Logs, Method, accuracy
+from fastard.methods.options import AttackOptions
 
 
 class RSLAD(Method):
@@ -34,6 +35,13 @@ class RSLAD(Method):
         """Factor on the loss; the published code has 10 on CIFAR-100."""
         reduction: str = "mean"
         log_floor: float = 1e-5
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self._number("adv_weight", low=0, high=1)
+            self._number("scale", low=0)
+            self._one_of("reduction", losses.REDUCTIONS)
+            self._number("log_floor", low=0)
 
     options: Options
     name = "rslad"

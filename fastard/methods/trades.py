@@ -8,7 +8,8 @@ import torch
 
 from fastard import losses
 from fastard.api import clean_eval_logits, pgd_kl
-from fastard.methods.base import AttackOptions, Logs, Method, accuracy
+from fastard.methods.base import Logs, Method, accuracy, require_labels
+from fastard.methods.options import AttackOptions
 
 
 class TRADES(Method):
@@ -29,11 +30,18 @@ class TRADES(Method):
         """Runs the clean images twice, x, x', x, as the published code does. Loss and gradient are
         those of two passes; the BatchNorm statistics are updated once more."""
 
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self._number("beta", low=0)
+            self._flag("faithful")
+
     options: Options
     name = "trades"
 
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         clean_logits = clean_eval_logits(self.student, x, self.options.precision)
+        # Here, where the student's statistics are still as they were.
+        require_labels(y, clean_logits)
         return pgd_kl(self.student, x, clean_logits, **self._attack_arguments())
 
     def outer(

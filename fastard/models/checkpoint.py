@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
@@ -102,7 +104,7 @@ def load_checkpoint(
             network (the sentence names the first missing, unexpected or wrongly shaped entry).
     """
     _require_both_or_none(mean, std)
-    state, stored = load_state(path)
+    state, stored = _read(path)
     name = name or stored.get("architecture")
     if name is None:
         raise ValueError(f"{path} does not say its architecture: give name=, such as 'resnet18'")
@@ -130,12 +132,60 @@ def load_checkpoint(
     return model.to(device).eval(), meta
 
 
+class Described(Protocol):
+    """A dataset's name and what a network must fit, as `fastard.data.Splits` has them."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def in_channels(self) -> int: ...
+
+    @property
+    def image_size(self) -> int: ...
+
+
+def require_fits(meta: Mapping[str, Any], splits: Described, *, source: str) -> None:
+    """Check that the network of `meta`, from `load_checkpoint`, takes the images of a dataset.
+
+    Raises:
+        ValueError: classes or channels differ, or the image size does where it matters; `source`
+            says in the sentence which network it is.
+    """
+    architecture = find(meta["architecture"])
+    keys = ["num_classes", "in_channels"]
+    if architecture.takes_size or architecture.only_size is not None:
+        keys.append("image_size")
+    for key in keys:
+        has, needed = meta[key], getattr(splits, key)
+        if has != needed:
+            raise ValueError(f"{source} has {key}={has}, but {splits.name} needs {needed}.")
+
+
 def load(path: str | os.PathLike[str], **options: Any) -> nn.Module:
     """Return the model alone.
 
     Equivalent to: `load_checkpoint(path, **options)[0]`.
     """
     return load_checkpoint(path, **options)[0]
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        return load_state(path)
+    except ValueError as error:
+        if not isinstance(error.__cause__, pickle.UnpicklingError):
+            raise
+        # torch's own sentence advises to read the file unsafely.
+        found = re.search(r"GLOBAL ([\w.]+)", str(error.__cause__))
+        holds = f"it holds a {found[1]}" if found else "it is no torch file"
+        raise ValueError(
+            f"{path} is damaged or not a checkpoint: {holds}, and only tensors and plain values "
+            "are read"
+        ) from error.__cause__
 
 
 def _describe(name: str, **given: Any) -> dict[str, Any]:
@@ -152,6 +202,11 @@ def _describe(name: str, **given: Any) -> dict[str, Any]:
     meta.update({key: value for key, value in given.items() if value is not None})
     for key in ("mean", "std"):
         meta[key] = None if meta[key] is None else [float(value) for value in meta[key]]
+        if meta[key] is not None and len(meta[key]) != meta["in_channels"]:
+            raise ValueError(
+                f"{key} has {len(meta[key])} values but must have one for each of the "
+                f"{meta['in_channels']} channels"
+            )
     return {**meta, "architecture": name}
 
 

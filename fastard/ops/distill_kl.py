@@ -104,6 +104,8 @@ def distill_kl(
         )
     checks.same_shape(teacher_logits, student_logits, "teacher_logits", "student_logits")
     checks.same_device(teacher_logits, student_logits, "teacher_logits", "student_logits")
+    for value, name in ((temperature, "temperature"), (log_floor, "log_floor"), (scale, "scale")):
+        checks.number(value, name)
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, but is {temperature}.")
     if log_floor < 0:

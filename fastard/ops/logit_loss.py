@@ -59,8 +59,8 @@ def logit_loss(
     Returns:
         loss [B] in fp32 (fp64), dlogits in the logits' dtype, and dtarget if asked. Detached.
     Raises:
-        TypeError, ValueError: an argument that does not fit, in one sentence. On the CPU a label
-        outside [0, C) is a RuntimeError of the kernel.
+        TypeError, ValueError: an argument that does not fit, in one sentence; a label outside
+        [0, C) on the CPU alone (on CUDA its row becomes NaN).
     """
     loss_kind = parse_loss(kind)
     checks.floating(logits, "logits")
@@ -71,6 +71,8 @@ def logit_loss(
         raise ValueError(
             f"loss {loss_kind.name!r} needs at least {fewest} classes, not {logits.shape[1]}."
         )
+    for value, name in ((temperature, "temperature"), (kappa, "kappa"), (mix, "mix")):
+        checks.number(value, name)
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, but is {temperature}.")
     if teacher_grad and loss_kind != LossKind.kl:
@@ -105,6 +107,13 @@ def logit_loss(
     loss = logits.new_empty(logits.shape[0], dtype=accumulated)
     dlogits = torch.empty_like(logits)
     dtarget = torch.empty_like(teacher) if teacher_grad and teacher is not None else None
-    _LOSS(logits, teacher, labels, goals, int(loss_kind), targeted,
-          temperature, kappa, mix, scale, loss, dlogits, dtarget)  # fmt: skip
+    try:
+        _LOSS(logits, teacher, labels, goals, int(loss_kind), targeted,
+              temperature, kappa, mix, scale, loss, dlogits, dtarget)  # fmt: skip
+    except RuntimeError:
+        # The kernel has looked at every label already; only a refusal looks again, to name it.
+        for t, name in ((labels, "labels"), (goals, "target")):
+            if t is not None:
+                checks.labels_below(t, logits.shape[1], name)
+        raise
     return (loss, dlogits) if dtarget is None else (loss, dlogits, dtarget)

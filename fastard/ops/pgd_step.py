@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,6 +25,15 @@ def as_bound(value: float | Tensor, like: Tensor) -> Tensor:
     return torch.full((1,), value, dtype=dtype, device=like.device)
 
 
+def channel_tensor(values: Any, like: Tensor, name: str) -> Tensor:
+    """mean or std as the kernels read it: fp32, one per channel, on like's device."""
+    channels = like.shape[1] if like.dim() > 1 else 1
+    if isinstance(values, Tensor) and values.shape == (channels,) and values.dtype == torch.float32:
+        return values.to(like.device).contiguous()
+    found = checks.channel_values(values, channels, name)
+    return torch.tensor(found, dtype=torch.float32, device=like.device)
+
+
 def pgd_step_(
     x_adv: Tensor,
     grad: Tensor,
@@ -34,8 +46,8 @@ def pgd_step_(
     *,
     l1_sparsity: float = 0.2,
     feed: Tensor | None = None,
-    mean: Tensor | None = None,
-    std: Tensor | None = None,
+    mean: Sequence[float] | Tensor | None = None,
+    std: Sequence[float] | Tensor | None = None,
 ) -> Tensor:
     """Moves x_adv by alpha along the gradient, then into the eps-ball and the box, in place.
 
@@ -55,7 +67,7 @@ def pgd_step_(
             or one per sample.
         norm: "Linf", "L2", "L1" or an alias.
         feed: a second output, x_adv's shape and layout, any dtype: the model's next input.
-        mean, std: [channels] fp32; `feed` then holds (x_adv - mean) / std.
+        mean, std: one value per channel; `feed` then holds (x_adv - mean) / std.
     Returns:
         x_adv.
     Raises:
@@ -64,6 +76,9 @@ def pgd_step_(
     kind = parse_norm(norm)
     checks.floating(x_adv, "x_adv")
     checks.floating(grad, "grad")
+    checks.floating(x, "x")
+    if x_adv.dim() < 1:
+        raise ValueError("x_adv must be a batch, but has no dimension.")
     for t, name in ((grad, "grad"), (x, "x")):
         checks.same_shape(t, x_adv, name, "x_adv")
         checks.same_device(t, x_adv, name, "x_adv")
@@ -76,8 +91,12 @@ def pgd_step_(
         raise ValueError(f"l1_sparsity must lie in (0, 1], but is {l1_sparsity}.")
     if (mean is None) != (std is None):
         raise ValueError("mean and std go together: give both or neither.")
+    means = None if mean is None else channel_tensor(mean, x_adv, "mean")
+    stds = None if std is None else channel_tensor(std, x_adv, "std")
     if feed is not None:
-        checks.same_shape(feed, x_adv, "feed", "x_adv")
+        checks.same_shape(checks.floating(feed, "feed"), x_adv, "feed", "x_adv")
+        if feed is x_adv:
+            raise ValueError("feed must be another tensor than x_adv.")
 
     if not is_native("pgd_step_", x_adv):
         with torch.no_grad():
@@ -86,7 +105,7 @@ def pgd_step_(
             )
             x_adv.copy_(moved)
             if feed is not None:
-                feed.copy_(reference.feed(x_adv, feed.dtype, mean, std))
+                feed.copy_(reference.feed(x_adv, feed.dtype, means, stds))
         return x_adv
 
     out = detached(x_adv)
@@ -99,7 +118,7 @@ def pgd_step_(
             out.shape, out.stride(), dtype=out_feed.dtype, device=out.device
         )
     grad, x = laid_out_like(detached(grad), out), laid_out_like(detached(x), out)
-    rest = (int(kind), clip_min, clip_max, l1_sparsity, out_feed, mean, std)
+    rest = (int(kind), clip_min, clip_max, l1_sparsity, out_feed, means, stds)
     if isinstance(eps, Tensor) or isinstance(alpha, Tensor):
         _TENSOR(out, grad, x, as_bound(eps, x), as_bound(alpha, x), *rest)
     else:

@@ -51,6 +51,7 @@ def random_start_(
         raise ValueError(f"kind must be 'uniform' or 'gaussian', but is {kind!r}.")
     checks.floating(x_adv, "x_adv")
     checks.floating(noise, "noise")
+    checks.floating(x, "x")
     for t, name in ((x, "x"), (noise, "noise")):
         checks.same_shape(t, x_adv, name, "x_adv")
         checks.same_device(t, x_adv, name, "x_adv")
@@ -60,6 +61,9 @@ def random_start_(
     checks.box(clip_min, clip_max)
     if kind == "uniform" and ball == Norm.L2 and (radius is None or radius.shape != (len(x),)):
         raise ValueError(f"radius must be one number per sample [{len(x)}] for an L2 start.")
+    if radius is not None:
+        radius = checks.floating(radius, "radius").contiguous()
+        checks.same_device(radius, x_adv, "radius", "x_adv")
 
     if not is_native("random_start_", x_adv):
         with torch.no_grad():

@@ -195,20 +195,81 @@ def test_train_mode_attack_updates_statistics_unless_frozen():
     assert net[1].num_batches_tracked == 7 and not torch.equal(net[1].running_mean, before)
 
 
-def test_a_model_that_ignores_its_input_is_left_where_it_started():
-    x, y, _ = batch(4)
-    x_adv = fastard.pgd_ce(lambda v: torch.zeros(len(v), 10), x, y, random_start=False)
-    assert torch.equal(x_adv, x)
-
-
 def test_nan_gradients_are_reported():
     x, y, _ = batch(4)
 
+    class BadBackward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, v):
+            return v.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            grad = grad.clone()
+            grad[1] = float("nan")
+            return grad
+
     def model(v):
-        scale = torch.ones(len(v), 1)
-        scale[1] = float("nan")
-        return v.flatten(1)[:, :10] * scale
+        return BadBackward.apply(v).flatten(1)[:, :10]
 
     x_adv, info = fastard.pgd_ce(model, x, y, random_start=False, return_info=True)
     assert info.broken.tolist() == [False, True, False, False]
     assert torch.equal(x_adv[1], x[1])
+
+
+def test_asking_for_information_moves_no_statistics():
+    x, y, _ = batch(8)
+    updates = []
+    for options in ({}, {"return_info": True}, {"n_restarts": 1, "return_info": True}):
+        net = small_net()
+        fastard.pgd_ce(net, x, y, steps=5, mode="train", **options)
+        updates.append(int(net[1].num_batches_tracked))
+    assert updates == [5, 5, 5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("same", [True, False])
+def test_models_of_another_precision(dtype, same):
+    x, y, t = batch(8)
+    net = small_net().eval().to(dtype)
+    images = x.to(dtype) if same else x
+    for x_adv in (
+        fastard.pgd_ce(net, images, y),
+        fastard.pgd_kl(net, images, t, norm="L2", eps=0.5, alpha=0.1),
+        fastard.pgd_ce(net, images, y, mean=(0.5,) * 3, std=(0.2,) * 3),
+        fastard.pgd_kl_pair(net, small_net(seed=1), images),
+        fastard.pgd_kl_pair(small_net(seed=1), net, images),
+    ):
+        assert x_adv.dtype == images.dtype and not torch.equal(x_adv, images)
+        assert torch.isfinite(x_adv).all()
+
+
+def test_a_half_model_under_autocast(net):
+    x, y, _ = batch(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert fastard.pgd_ce(net.bfloat16(), x, y).dtype == torch.float32
+    net.float()
+
+
+def test_numpy_numbers_and_shaped_statistics(net):
+    np = pytest.importorskip("numpy")
+    x, y, _ = batch(4)
+    mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.1])
+    torch.manual_seed(1)
+    wanted = fastard.pgd_ce(net, x, y, 0.03, steps=3, mean=mean, std=std)
+    torch.manual_seed(1)
+    got = fastard.pgd_ce(net, x, y, np.float64(0.03), steps=np.int64(3),
+                         mean=mean.view(3, 1, 1), std=std.view(1, 3, 1, 1))  # fmt: skip
+    assert torch.equal(got, wanted)
+    assert fastard.pgd_ce(net, x, y, mean=0.5, std=0.25).shape == x.shape
+
+
+def test_one_attack_from_several_threads(net):
+    from concurrent.futures import ThreadPoolExecutor
+
+    x, _, t = batch(4)
+    attack = fastard.PGD(net, random_start=False, steps=3)
+    wanted = attack(x, t)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: attack(x, t), range(24)))
+    assert all(torch.equal(r, wanted) for r in results)

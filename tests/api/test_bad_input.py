@@ -36,6 +36,16 @@ class TwoOutputs(nn.Module):
         return x, x
 
 
+class NoGradient(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = NET
+
+    @torch.no_grad()
+    def forward(self, x):
+        return self.net(x)
+
+
 class Flat(nn.Module):
     def forward(self, x):
         return x.flatten(1).sum(1)
@@ -62,7 +72,23 @@ BAD = {
     "labels-one-hot": (ValueError, "y must have one label per sample", lambda: ce(y=nn.functional.one_hot(Y, 10))),
     "teacher-nan": (ValueError, "teacher_logits must be finite", lambda: kl(t=nan_at(T))),
     "teacher-inf": (ValueError, "teacher_logits must be finite", lambda: kl(t=T - float("inf"))),
-    "teacher-integer": (TypeError, "teacher_logits must be float32", lambda: kl(t=T.long())),
+    "teacher-integer": (TypeError, "takes a teacher's logits, but target is int64", lambda: kl(t=T.long())),
+    "labels-for-kl": (TypeError, "for labels give loss='ce'", lambda: fastard.PGD(NET)(X, Y)),
+    "no-gradient": (ValueError, "do not depend on x through autograd", lambda: ce(model=NoGradient())),
+    "ignores-x": (ValueError, "do not depend on x", lambda: ce(model=lambda v: torch.zeros(len(v), 10))),
+    "logits-nan": (ValueError, "the model's logits must be finite", lambda: ce(model=lambda v: v.flatten(1)[:, :10] * float("nan"))),
+    "logits-inf": (ValueError, "the model's logits must be finite", lambda: kl(model=lambda v: v.flatten(1)[:, :10] + float("inf"))),
+    "pair-itself": (ValueError, "needs a teacher that is not the student", lambda: fastard.pgd_kl_pair(NET, NET, X, mode="train")),
+    "mean-nan": (ValueError, "mean must be finite", lambda: kl(mean=float("nan"), std=1.0)),
+    "mix": (ValueError, r"mix must lie in \[0, 1\]", lambda: fastard.pgd(NET, X, T, loss="mixture", labels=Y, mix=1.5)),
+    "kappa-nan": (ValueError, "kappa must be finite", lambda: fastard.pgd(NET, X, Y, loss="margin", kappa=float("nan"))),
+    "temperature-none": (TypeError, "temperature must be a number", lambda: kl(temperature=None)),
+    "clip-none": (TypeError, "clip_max must be a number", lambda: kl(clip_max=None)),
+    "noise-device": (ValueError, "noise_device must name a device", lambda: kl(noise_device="banana")),
+    "generator": (TypeError, "generator must be a torch.Generator", lambda: kl(generator=3)),
+    "start-one": (ValueError, "random_start must be True, False", lambda: kl(random_start=1)),
+    "scalar-loss-restarts": (ValueError, "one value per sample .* where n_restarts", lambda: fastard.pgd(
+        NET, X, Y, loss=nn.functional.cross_entropy, n_restarts=2)),
     "eps-negative": (ValueError, "eps must be finite and not negative, but is -0.1", lambda: kl(eps=-0.1)),
     "eps-nan": (ValueError, "eps must be finite", lambda: kl(eps=float("nan"))),
     "eps-length": (ValueError, "eps must be a number or .* one per sample", lambda: kl(eps=torch.ones(3))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import pytest
 import torch
@@ -236,3 +237,33 @@ def test_outer_backward_after_an_attack_is_unaffected():
         grads.append([p.grad for p in net.parameters()])
     for a, b in zip(*grads, strict=True):
         assert torch.equal(a, b)
+
+
+def test_networks_behind_a_function_are_attacked_in_eval_mode_too():
+    x, y, _ = batch()
+    for wrap in (
+        lambda net: net.forward,
+        lambda net: lambda v: net(v * 2 - 1),
+        lambda net: functools.partial(lambda m, v: m(v), net),
+    ):
+        net = small_net()
+        before = snapshot(net)
+        generator = torch.Generator().manual_seed(0)
+        fastard.pgd_ce(wrap(net), x, y, generator=generator)
+        assert_same(before, snapshot(net), rng=True)
+
+
+def test_a_refused_train_mode_attack_puts_statistics_back():
+    x, _, t = batch()
+    net = small_net()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    with pytest.raises(ValueError, match="one column per class"):
+        fastard.pgd_kl(net, x, t[:, :7], mode="train")
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in before.items())
+
+
+def test_a_callable_loss_with_labels_made_under_inference_mode():
+    net = small_net()
+    with torch.inference_mode():
+        x, y, _ = batch()
+        assert fastard.pgd(net, x, y, loss=F.cross_entropy).shape == x.shape

@@ -214,7 +214,7 @@ BAD = [
     (ValueError, "needs labels=", {"kind": "mixture"}),
     (ValueError, "teacher_grad goes with", {"kind": "ce", "target": torch.zeros(4).long(), "teacher_grad": True}),
     (ValueError, "needs at least 3 classes", {"logits": torch.zeros(4, 2), "kind": "dlr", "target": torch.zeros(4).long()}),
-    (RuntimeError, "every label must lie in", {"kind": "ce", "target": torch.full((4,), 10)}),
+    (ValueError, "labels must lie in .0, 10. for a model of 10", {"kind": "ce", "target": torch.full((4,), 10)}),
 ]  # fmt: skip
 
 
