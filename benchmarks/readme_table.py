@@ -60,7 +60,11 @@ def copy_rate(run: dict[str, Any]) -> str:
         if "share_of_copy_rate" in bench["extra_info"]
     }
     told = ", ".join(f"{share:.0%} at {shape.replace('x', '×')}" for shape, share in shares.items())
-    return f"The Linf step moves bytes at {told} of `copy_`'s rate (target 90 % on the larger)."
+    return (
+        f"The Linf step moves bytes at {told} of `copy_`'s rate (target 90 % on the larger; in place "
+        "it can pass 100 %, because `copy_` also fetches the lines that it overwrites): where a "
+        "target is not reached, memory is the limit."
+    )
 
 
 def machine(run: dict[str, Any]) -> str:

@@ -55,6 +55,8 @@ def radius(value: object, x: Tensor | None, name: str) -> None:
                 f"{name} must be a number or a floating tensor of one value or one per sample "
                 f"({batch}), but is {describe(value)}."
             )
+    elif type(value) is float and 0 <= value < math.inf:
+        return
     elif isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number or a tensor, but is {describe(value)}.")
     elif not (math.isfinite(value) and float(value) >= 0):
@@ -81,6 +83,9 @@ def box(clip_min: float, clip_max: float) -> None:
 
 def number(value: object, name: str) -> float:
     """A finite real number, numpy's included."""
+    # An ABC's isinstance costs as much as a small operator's allocation.
+    if type(value) is float and -math.inf < value < math.inf:
+        return value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, but is {describe(value)}.")
     if not math.isfinite(value):

@@ -66,10 +66,11 @@ class RunFolder:
         try:
             require_writable_dir(self.path)
             yield
-        except Exception:
-            if not (self.state.exists() or self.metrics.exists() or had_config):
+        except BaseException as error:
+            kept = had_config or self.state.exists() or self.metrics.exists()
+            if isinstance(error, Exception) and not kept:
                 self.config.unlink(missing_ok=True)
-                _remove_empty(made)
+            _remove_empty(made)
             raise
 
     def write_config(self, values: dict[str, Any]) -> None:

@@ -343,8 +343,8 @@ class Trainer:
         count = METHODS[methods.preset(config.method).method].teacher_count
         if config.teacher is None and count:
             raise ValueError(
-                f"teacher (--teacher) must be given for method {config.method!r}: the checkpoint of "
-                "the network to learn from."
+                f"teacher (--teacher) must be given for method {config.method!r}: the checkpoint "
+                "of the network to learn from."
             )
         if config.teacher is None:
             return []

@@ -49,6 +49,7 @@ def test_options_and_lists_reach_the_config(monkeypatch):
         ("train --method rslda", "error: unknown method 'rslda' (did you mean 'rslad'?)"),
         ("train --method rslad --teacher none.pt --out {out}", "none.pt"),
         ("train --method trades --data cifar10 --data-root none --out {out}", "--download"),
+        ("train --method trades --options beta abc --out {out}", "option beta must be a finite"),
         ("evaluate --checkpoint none.safetensors --data digits", "none.safetensors"),
     ],
 )

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastard import data, models
-from fastard.evaluate import EvaluateConfig, evaluate, evaluate_checkpoint, protocol
+from fastard.evaluate import EvaluateConfig, evaluate, evaluate_checkpoint, protocol, table
 from fastard.progress import QUIET
 from fastard.suites import REFERENCE_EPS, SUITES, judge
 
@@ -153,7 +153,7 @@ def test_verdict_is_fp32_under_autocast(model, images):
         ({"suite": "basics"}, r"unknown suite 'basics' \(did you mean 'basic'\?\)"),
         ({"n": 0}, "n must lie between 1 and 40, the images there, but is 0"),
         ({"n": 41}, "n must lie between 1 and 40"),
-        ({"eps": -1}, "eps must be at least 0, but is -1"),
+        ({"eps": -1}, "eps must be at least 0 and finite, but is -1"),
         ({"norm": "L7"}, "unknown norm 'L7'"),
         ({"batch_size": 0}, "batch_size must be at least 1, but is 0"),
     ],
@@ -162,6 +162,30 @@ def test_bad_input_is_one_sentence(model, images, arguments, sentence):
     with pytest.raises(ValueError, match=sentence) as raised:
         evaluate(model, images, **arguments)
     assert "\n" not in str(raised.value)
+
+
+class Tuple(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.flatten(1), x
+
+
+def test_model_that_does_not_return_logits_is_one_sentence(images):
+    with pytest.raises(TypeError, match="must return a tensor of logits, but returned a tuple"):
+        evaluate(Tuple(), images)
+    with pytest.raises(ValueError, match=r"must return logits \[40, classes\] .* \[40, 1, 8, 8\]"):
+        evaluate(nn.Identity(), images)
+
+
+def test_titles_name_the_step_size_that_was_used(model, images):
+    suite = SUITES["basic"]
+    named = ["FGSM", "PGD-20 (2/255)", "PGD-20 (0.003)", "CW∞"]
+    assert [attack.at(REFERENCE_EPS).title for attack in suite] == named
+    wider = [attack.at(0.15).title for attack in suite]
+    assert wider == ["FGSM", "PGD-20 (0.0375)", "PGD-20 (0.01434)", "CW∞"]
+    result = evaluate(model, images, eps=0.15, n=2)
+    assert result["attacks"]["pgd_sat"].startswith("PGD-20 (0.0375): 20 x 0.0375")
+    shown = table({**result, "data": "digits", "architecture": "linear"})
+    assert [column.header for column in shown.columns] == ["clean", *wider, "worst"]
 
 
 @pytest.fixture
@@ -193,3 +217,24 @@ def test_checkpoint_of_unknown_data_or_other_classes_is_refused(checkpoint, tmp_
         evaluate_checkpoint(EvaluateConfig(checkpoint=other, data="digits"), QUIET)
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         evaluate_checkpoint(EvaluateConfig(checkpoint=tmp_path / "none.pt"), QUIET)
+
+
+@pytest.mark.parametrize(
+    ("about", "sentence"),
+    [
+        ({"in_channels": 1, "image_size": 28}, "has image_size=28, but digits needs 8"),
+        ({"in_channels": 3, "image_size": 8}, "has in_channels=3, but digits needs 1"),
+    ],
+)
+def test_checkpoint_that_does_not_fit_the_images_is_refused(tmp_path, about, sentence):
+    path = tmp_path / "net.safetensors"
+    models.save(path, models.build("small_cnn-4", **about), name="small_cnn-4", **about)
+    with pytest.raises(ValueError, match=sentence):
+        evaluate_checkpoint(EvaluateConfig(checkpoint=path, data="digits", n=2), QUIET)
+
+
+def test_out_that_is_a_folder_is_refused_before_evaluating(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastard.evaluate.evaluate", None)
+    config = EvaluateConfig(checkpoint=checkpoint, data="digits", out=tmp_path)
+    with pytest.raises(IsADirectoryError, match=r"out \(--out\) must be a file"):
+        evaluate_checkpoint(config, QUIET)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from fastard.schedules import learning_rate
 from fastard.selection import Selection
 from fastard.suites import judge
 from fastard.train import TrainConfig, train
-from fastard.train_config import from_dict, resolve, to_dict
+from fastard.train_config import from_dict, resolve, resumed, to_dict
 
 
 def quick(out, **settings) -> TrainConfig:
@@ -132,6 +133,59 @@ def test_resume_before_the_first_finished_epoch_starts_over(tmp_path, monkeypatc
 def test_resume_keeps_the_settings_of_the_run(teacher_run):
     with pytest.raises(ValueError, match="lr must stay 0.05 in the resumed run"):
         train(TrainConfig(out=teacher_run.out, resume=True, lr=0.2))
+
+
+def test_resume_sees_a_contradiction_that_equals_a_default(teacher_run):
+    before = dataclasses.replace(teacher_run.config, data="cifar10", seed=1)
+    for name, value in (("data", "digits"), ("seed", 0)):
+        with pytest.raises(ValueError, match=f"{name} must stay .* but is {value}"):
+            resumed(TrainConfig(resume=True, out=teacher_run.out, **{name: value}), before)
+    assert (teacher_run.config.data, teacher_run.config.seed) == ("digits", 0)
+
+
+def without_optimizer(path):
+    state = torch.load(path)
+    del state["optimizer"]
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("state.pt", lambda path: path.write_bytes(b"garbage")),
+        ("state.pt", lambda path: path.write_bytes(path.read_bytes()[:200])),
+        ("state.pt", without_optimizer),
+        ("config.yaml", lambda path: path.write_text("method: [trades")),
+        ("config.yaml", lambda path: path.write_text("trades")),
+        ("config.yaml", lambda path: path.write_text("method: trades")),
+        ("metrics.jsonl", lambda path: path.write_text('{"epoch": 1}\n{"epo')),
+        ("metrics.jsonl", lambda path: path.write_text("{}\n")),
+        ("metrics.jsonl", lambda path: path.unlink()),
+    ],
+)
+def test_resume_of_a_damaged_run_names_the_file(teacher_run, tmp_path, name, damage):
+    out = shutil.copytree(teacher_run.out, tmp_path / "run")
+    damage(out / name)
+    with pytest.raises(ValueError, match=f"{name} is damaged: .") as raised:
+        train(TrainConfig(out=out, resume=True))
+    assert "\n" not in str(raised.value)
+    assert "weights_only" not in str(raised.value)
+    assert (out / "config.yaml").exists()
+
+
+def test_a_corrected_run_takes_the_place_of_one_that_failed(tmp_path, monkeypatch):
+    def fail(self, epoch, epochs):
+        raise RuntimeError("out of memory")
+
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes").write_text("")
+    for out in (tmp_path / "new" / "run", mine):
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+            patch.setattr(TRADES, "on_epoch", fail)
+            train(quick(out, epochs=1))
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "notes"]
+    assert len(train(quick(mine, epochs=1)).metrics) == 1
 
 
 def test_a_finished_run_resumes_to_itself(teacher_run):
@@ -249,20 +303,36 @@ def test_dry_run_writes_nothing(tmp_path):
         ({"options": {"betta": 2}}, ValueError, "did you mean 'beta'"),
         ({"epochs": 0}, ValueError, "epochs must be at least 1, but is 0"),
         ({"steps": 0}, ValueError, "steps must be at least 1, but is 0"),
-        ({"eps": -0.1}, ValueError, "eps must be at least 0, but is -0.1"),
+        ({"eps": -0.1}, ValueError, "eps must be at least 0 and finite, but is -0.1"),
         ({"norm": "L3"}, ValueError, "unknown norm 'L3'"),
         ({"schedule": "step"}, ValueError, "unknown schedule 'step'"),
         ({"selection": "held-out", "val": 0}, ValueError, "held-out selection needs val above 0"),
         ({"val": 99999}, ValueError, "val is 99999 but must be"),
         ({"device": "tpu9"}, ValueError, "device must be auto, cpu or cuda"),
+        (
+            {"device": "mps"},
+            ValueError,
+            r"device must be auto, cpu or cuda\[:index\], but is 'mps'",
+        ),
+        ({"device": "meta"}, ValueError, "but is 'meta'"),
+        ({"device": "cuda:99"}, ValueError, "device is 'cuda:99', but torch sees"),
+        ({"lr": math.inf}, ValueError, "lr must be at least 0 and finite, but is inf"),
+        ({"mean": (0.5,) * 3, "std": (0.5,) * 3}, ValueError, r"mean must have one value per ch"),
+        ({"options": {"random_start": "foo"}}, ValueError, "option random_start must be True"),
+        ({"options": {"beta": -1}}, ValueError, "option beta must be a finite number of at least"),
+        ({"options": {"eps": "abc"}}, ValueError, "option eps must be .*, but is 'abc'"),
+        ({"options": {"clip_min": "abc"}}, ValueError, "option clip_min must be a finite number"),
+        ({"options": {"noise_device": "banana"}}, ValueError, "option noise_device must be None"),
+        ({"options": {"generator": 3}}, ValueError, "unknown option of .*'generator'"),
+        ({"data": "cifar10"}, ValueError, r"root \(--data-root\) must be given for cifar10"),
         ({"data": "cifar10", "data_root": "nowhere"}, FileNotFoundError, "cifar10 was not found"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, settings, kind, sentence):
     with pytest.raises(kind, match=sentence) as raised:
-        train(quick(tmp_path / "run", **settings))
+        train(quick(tmp_path / "new" / "run", **settings))
     assert "\n" not in str(raised.value)
-    assert not (tmp_path / "run").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_runs_in_one_folder_are_refused(teacher_run):
@@ -287,6 +357,10 @@ def test_teacher_of_another_class_count_is_refused(tmp_path):
     models.save(path, other, name="small_cnn-4", num_classes=7, in_channels=1, image_size=8)
     with pytest.raises(ValueError, match="num_classes=7, but digits needs 10"):
         train(quick(tmp_path / "run", method="rslad", teacher=path))
+    models.save(path, models.build("small_cnn-4"), name="small_cnn-4")
+    with pytest.raises(ValueError, match="image_size=28, but digits needs 8"):
+        train(quick(tmp_path / "run", method="rslad", teacher=path))
+    assert not (tmp_path / "run").exists()
 
 
 def test_values_come_from_the_user_then_the_recipe_then_the_data():

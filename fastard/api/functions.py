@@ -59,7 +59,7 @@ def pgd_kl(
 ) -> Any:
     """The inner loop of RSLAD and TRADES: maximises KL(teacher || student(x')).
 
-    Equivalent to: ``x_adv = x + 0.001 * torch.randn(x.shape)``, then `steps` times
+    Equivalent to: ``x_adv = x + 0.001 * torch.randn_like(x)``, then `steps` times
     ``kl = F.kl_div(model(x_adv).log_softmax(1), teacher_logits.softmax(1), reduction="sum");
     grad, = torch.autograd.grad(kl, x_adv);
     x_adv = (x_adv + alpha * grad.sign()).clamp(x - eps, x + eps).clamp(0, 1)``
@@ -110,7 +110,7 @@ def pgd_kl_pair(
 ) -> Any:
     """The inner loop of AdaAD and AdvFunMatch: maximises KL(teacher(x') || student(x')).
 
-    Equivalent to: ``x_adv = x + 0.001 * torch.randn(x.shape)``, then `steps` times
+    Equivalent to: ``x_adv = x + 0.001 * torch.randn_like(x)``, then `steps` times
     ``kl = F.kl_div(student(x_adv).log_softmax(1), teacher(x_adv).softmax(1), reduction="sum");
     grad, = torch.autograd.grad(kl, x_adv)`` and the Linf update of `pgd_kl`: the gradient flows
     through both networks, finite also where a teacher's probability underflows.

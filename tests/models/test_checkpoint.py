@@ -181,13 +181,27 @@ def test_damaged_file(tmp_path: Path, suffix: str, damage: str) -> None:
     with pytest.raises(ValueError, match="is damaged or not a checkpoint: .") as error:
         models.load(path, name="small_cnn", image_size=8)
     assert "\n" not in str(error.value)
+    assert "weights_only" not in str(error.value)
 
 
 def test_pickled_code_is_never_run(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save(nn.Linear(2, 2), path)
-    with pytest.raises(ValueError, match="is damaged or not a checkpoint"):
+    with pytest.raises(
+        ValueError, match="is damaged or not a checkpoint: it holds a .*Linear"
+    ) as e:
         models.load(path, name="resnet18")
+    assert "weights_only" not in str(e.value)
+
+
+def test_mean_and_std_need_one_value_a_channel(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(ValueError, match="mean has 3 values but must have one for each of the 1 "):
+        save_digits(path, digits_model(), mean=MEAN, std=STD)
+    assert list(tmp_path.iterdir()) == []
+    save_digits(path, digits_model())
+    with pytest.raises(ValueError, match="mean has 3 values but must have one for each of the 1 "):
+        models.load(path, mean=MEAN, std=STD)
 
 
 @pytest.mark.parametrize(

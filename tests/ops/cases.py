@@ -16,6 +16,7 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LAYOUTS = ["contiguous", "channels_last"]
 NORMS = {"Linf": (8 / 255, 2 / 255), "L2": (0.5, 0.1), "L1": (2.0, 0.7)}
 CLASSES = [4, 10, 16, 17, 100, 1000, 1030]
+LONG_ROW = 21843
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-13}
 
 backends = pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from fastard import ops, reference
-from tests.ops.cases import CLASSES, DTYPES, assert_close, backends
+from tests.ops.cases import CLASSES, DTYPES, LONG_ROW, assert_close, backends
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -224,3 +224,15 @@ def test_bad_input_is_one_sentence(error, words, changed):
     with pytest.raises(error, match=words) as caught:
         ops.logit_loss(**arguments)
     assert str(caught.value).strip().count("\n") == 0
+
+
+@backends
+def test_long_rows_lose_no_digits(device):
+    g = torch.Generator().manual_seed(1)
+    z, t = (torch.randn(2, 4, LONG_ROW, generator=g) * 3).to(device)
+    exact = reference.logit_loss(z.double(), t.double())
+    for teacher_grad in (False, True):
+        out = ops.logit_loss(z, t, teacher_grad=teacher_grad)
+        torch.testing.assert_close(out[0].double(), exact[0], rtol=2e-6, atol=0)
+        for ours, wanted in zip(out[1:], exact[1:], strict=False):
+            assert (ours.double() - wanted).abs().max() <= 4e-6 * wanted.abs().max()
