@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
 from benchmarks import readme_table
+from tests.api.models import batch, small_net
 
 README = (readme_table.ROOT / "README.md").read_text()
 
@@ -43,3 +45,51 @@ def test_names_the_two_commands(command):
 
 def test_first_screen_is_the_results():
     assert README.index(readme_table.BEGIN) < README.index("import torch, fastard") < 6000
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+
+
+def test_the_six_lines_run():
+    student, teacher = small_net(), small_net(seed=1).eval()
+    x, _, _ = batch(4)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    before = student[0].weight.detach().clone()
+    code = blocks("python")[0]
+    exec(
+        code,
+        {"student": student, "x": x, "teacher_logits": teacher(x).detach(), "optimizer": optimizer},
+    )
+    assert len(code.strip().splitlines()) <= 6
+    assert not torch.equal(student[0].weight, before)
+
+
+def test_before_and_after_agree():
+    before, after = blocks("python")[1].split("# after\n")
+    model, (x, _, teacher_logits) = small_net().eval(), batch(4)
+    names = {
+        "torch": torch, "x": x, "model": model, "teacher_logits": teacher_logits,
+        "fastard": __import__("fastard"), "kl": torch.nn.KLDivLoss(reduction="none"),
+        "log_softmax": lambda z: z.log_softmax(1), "softmax": lambda z: z.softmax(1),
+    }  # fmt: skip
+    results = []
+    for code in (before.replace(".cuda()", ""), after):
+        torch.manual_seed(3)
+        exec(code, names)
+        results.append(names["x_adv"].detach())
+    assert torch.equal(*results)
+
+
+def test_the_method_in_a_users_loop_runs():
+    student, teacher = small_net(), small_net(seed=1)
+    x, y, _ = batch(4)
+    names = {
+        "fastard": __import__("fastard"),
+        "student": student,
+        "teacher": teacher,
+        "x": x,
+        "y": y,
+    }
+    exec(blocks("python")[2], names)
+    assert student[0].weight.grad is not None and names["logs"]
