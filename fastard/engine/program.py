@@ -68,6 +68,7 @@ class Program:
         self._mean, self._std = mean, std
         self._resolved: Precision | None = None
         self._depth, self._lock = 0, threading.RLock()
+        self._run: Model | None = None
         self._leaf: Tensor | None = None
         self._logits: Tensor | None = None
 
@@ -113,9 +114,11 @@ class Program:
                 torch.enable_grad(),
                 arithmetic(precision, self.model, x.device.type),
             ):
+                # Looked up once an attack: walking the parameters costs a tiny network's forward.
+                self._run = self._functional()
                 yield
         finally:
-            self._depth = 0
+            self._depth, self._run = 0, None
             self._leaf = self._logits = None
 
     @property
@@ -124,7 +127,8 @@ class Program:
         return self._resolved.dtype if self._resolved is not None else None
 
     def _call(self, x: Tensor) -> Tensor:
-        logits = self._functional()(x)
+        run = self._functional() if self._run is None else self._run
+        logits = run(x)
         if not isinstance(logits, Tensor):
             raise TypeError(
                 f"the model must return a tensor of logits [batch, classes], but returned "
