@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import fastard
+from benchmarks.timing import cpu_name
 from fastard import native
 from fastard.files import require_writable_dir, write_json
 
@@ -60,22 +61,13 @@ def surroundings() -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "machine": {
-            "cpu": _cpu(),
+            "cpu": cpu_name(),
             "cores": len(os.sched_getaffinity(0)),
             "threads": torch.get_num_threads(),
             "isa": native.module.cpu_isa() if native.module else native.reason,
             "system": platform.system(),
         },
     }
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def relative(path: str) -> str:

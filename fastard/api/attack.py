@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from fastard import checks, ops
-from fastard.attacks import Moves, Start, pgd, preserved_rng
+from fastard.attacks import STARTS, Moves, Start, pgd, preserved_rng
 from fastard.engine import Program
 from fastard.kinds import Norm, parse_norm
 
 Bound = float | Tensor
-STARTS = ("gaussian", "uniform")
 
 
 @dataclass
@@ -93,9 +92,7 @@ class Attack:
         device = self.noise_device
         if device is None:
             device = self.generator.device if self.generator is not None else x.device
-        return Start(
-            self.start, self.clip_start, self.moves.norm, torch.device(device), self.generator
-        )
+        return Start(self.start, self.clip_start, self.moves.norm, device, self.generator)
 
     def _attack(
         self,

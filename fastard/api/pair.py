@@ -39,28 +39,32 @@ class PairPGD(Attack):
         self.teacher = Program(teacher, precision)
         if mode == "train" and self.student.model is self.teacher.model:
             raise ValueError("mode='train' needs a teacher that is not the student itself.")
-        self.pair = PairGradient(
-            self.student, self.teacher, temperature=temperature, targeted=targeted,
-            check_logits=check_logits,
-        )  # fmt: skip
+        self.temperature, self.targeted, self.check_logits = temperature, targeted, check_logits
 
     def __call__(self, x: Tensor) -> Any:
         checks.floating(x, "x")
         key = (x.shape, x.dtype, x.device)
-        self._check_images(x, check_values(self.student.model, key, x.device.type))
+        values = check_values(self.student.model, key, x.device.type)
+        self._check_images(x, values)
         if len(x) == 0:
             return self._empty(x)
-        with self.teacher.running(x):
-            return self._attack(self.student, x, self._gradient, self.pair.value, self.explain)
+        pair = PairGradient(
+            self.student, self.teacher, temperature=self.temperature, targeted=self.targeted,
+            check_logits=self.check_logits and values,
+        )  # fmt: skip
+        prepared, std = self.student.feed(x), None
+        if prepared.std is not None:
+            std = torch.tensor(prepared.std, device=x.device).view(1, -1, *[1] * (x.dim() - 2))
 
-    def _gradient(self, feed: Tensor, x_adv: Tensor) -> Tensor:
-        _, through_student, through_teacher = self.pair(feed, x_adv)
-        prepared = self.student.feed(x_adv)
-        if prepared.std is None:
-            return through_student + through_teacher
-        # The step's gradient is in the student's prepared input.
-        std = through_teacher.new_tensor(prepared.std).view(1, -1, *[1] * (x_adv.dim() - 2))
-        return torch.addcmul(through_student, through_teacher, std)
+        def gradient(feed: Tensor, x_adv: Tensor) -> Tensor:
+            _, through_student, through_teacher = pair(feed, x_adv)
+            if std is None:
+                return through_student + through_teacher
+            # The step's gradient is in the student's prepared input.
+            return through_student + through_teacher * std.to(through_teacher.dtype)
+
+        with self.teacher.running(x):
+            return self._attack(self.student, x, gradient, pair.value, self.explain)
 
     def explain(self) -> str:
         """What runs where, student first."""

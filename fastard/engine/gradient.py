@@ -154,6 +154,10 @@ class PairGradient:
         self.check_logits = check_logits
 
     def _logits(self, z_s: Tensor, z_t: Tensor, teacher_grad: bool) -> tuple[Tensor, ...]:
+        if self.check_logits:
+            for z in (z_s, z_t):
+                checks.model_logits(z)
+            self.check_logits = False
         if z_s.shape != z_t.shape:
             raise ValueError(
                 f"teacher and student must have equal class counts, but have {z_t.shape[1]} and "

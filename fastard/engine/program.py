@@ -118,7 +118,7 @@ class Program:
                 self._run = self._functional()
                 yield
         finally:
-            self._depth, self._run = 0, None
+            self._depth, self._run, self._resolved = 0, None, None
             self._leaf = self._logits = None
 
     @property

@@ -78,6 +78,8 @@ BAD = {
     "ignores-x": (ValueError, "do not depend on x", lambda: ce(model=lambda v: torch.zeros(len(v), 10))),
     "logits-nan": (ValueError, "the model's logits must be finite", lambda: ce(model=lambda v: v.flatten(1)[:, :10] * float("nan"))),
     "logits-inf": (ValueError, "the model's logits must be finite", lambda: kl(model=lambda v: v.flatten(1)[:, :10] + float("inf"))),
+    "pair-nan": (ValueError, "the model's logits must be finite", lambda: fastard.pgd_kl_pair(
+        NET, lambda v: v.flatten(1)[:, :10] * float("nan"), X)),
     "pair-itself": (ValueError, "needs a teacher that is not the student", lambda: fastard.pgd_kl_pair(NET, NET, X, mode="train")),
     "mean-nan": (ValueError, "mean must be finite", lambda: kl(mean=float("nan"), std=1.0)),
     "mix": (ValueError, r"mix must lie in \[0, 1\]", lambda: fastard.pgd(NET, X, T, loss="mixture", labels=Y, mix=1.5)),
