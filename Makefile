@@ -9,16 +9,21 @@ PY := $(VENV)/bin/python
 # pytest's arguments: make test ARGS="-k pgd_step"
 ARGS ?=
 RESULTS ?= benchmarks/results
+# gpu-check: where to, for how long, and the commit where the tree has no git.
+OUT ?= runs/gpu-check
+MINUTES ?= 8.5
+COMMIT ?=
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 INSTALLED := $(VENV)/.fastard-installed
 
-.PHONY: help install demo test test-oldest lint bench clean
+.PHONY: help install demo test test-oldest lint bench gpu-check clean
 help:
 	@echo "make demo    install, train three small networks on digits, print what they withstand"
 	@echo "make test    install, run the whole test suite"
 	@echo "make test-oldest  the test suite once more, the same binary under torch 2.11"
 	@echo "make lint    ruff, mypy"
 	@echo "make bench   time the kernels, write $(RESULTS)/cpu_kernels.json"
+	@echo "make gpu-check OUT=dir  build, test, sanitize and time on this GPU, with $(PYTHON)'s torch"
 
 $(PY):
 	$(PYTHON) -m venv $(VENV)
@@ -56,6 +61,10 @@ lint: install
 bench: install
 	$(PY) -m pytest benchmarks/bench_kernels.py -q -s --benchmark-enable --benchmark-only \
 	  --benchmark-disable-gc --benchmark-json=$(RESULTS)/cpu_kernels.json
+
+# Installs nothing: PYTHON has torch with CUDA, pytest and what setup.py builds with.
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check --out $(OUT) --minutes $(MINUTES)$(COMMIT:%= --commit %)
 
 clean:
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache fastard/*.so $(INSTALLED)

@@ -1,4 +1,4 @@
-"""The README's results table, made from the recorded runs: python -m benchmarks.readme_table."""
+"""The README's results tables, made from the recorded runs: python -m benchmarks.readme_table."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import gpu_table
 from fastard.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path("benchmarks/results")
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
+GPU_BEGIN, GPU_END = "<!-- gpu: begin -->\n", "<!-- gpu: end -->\n"
 
 STEPS = {
     "test_pgd_step_linf": "`pgd_step_` Linf",
@@ -114,10 +116,21 @@ def table() -> str:
 
 
 def with_table(readme: str) -> str:
-    """The README with a fresh table."""
-    head, _, rest = readme.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}{table()}{END}{tail}"
+    """The README with fresh tables."""
+    gpu = gpu_table.paragraph(ROOT / RESULTS, str(RESULTS))
+    readme = _between(readme, BEGIN, table(), END)
+    return _between(readme, GPU_BEGIN, gpu, GPU_END)
+
+
+def _between(text: str, begin: str, inside: str, end: str) -> str:
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
+    return f"{head}{begin}{inside}{end}{tail}"
+
+
+def without_tables(readme: str) -> str:
+    """What stands outside the marks."""
+    return _between(_between(readme, BEGIN, "", END), GPU_BEGIN, "", GPU_END)
 
 
 def main() -> None:

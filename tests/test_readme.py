@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 import torch
 
-from benchmarks import readme_table
+from benchmarks import gpu_table, readme_table
 from tests.api.models import batch, small_net
 
 README = (readme_table.ROOT / "README.md").read_text()
@@ -25,10 +26,8 @@ def test_every_source_exists():
 
 
 def test_no_measured_number_outside_the_table():
-    head, _, rest = README.partition(readme_table.BEGIN)
-    tail = rest.partition(readme_table.END)[2]
     measured = r"\d[\d.]*\s*(×|x faster|ms\b|µs\b|%|GB/s|images/s)"
-    assert re.findall(measured, head + tail) == []
+    assert re.findall(measured, readme_table.without_tables(README)) == []
 
 
 def test_the_check_finds_a_changed_number():
@@ -36,6 +35,47 @@ def test_the_check_finds_a_changed_number():
     if changed == README:
         pytest.fail("the README's table has no time in it")
     assert readme_table.with_table(changed) != changed
+
+
+def gpu_record(reached: bool) -> dict:
+    target = {"case": "pgd_step_ L2", "target": "copy", "figure": "share of the copy bandwidth",
+              "value": 0.7, "at_least": 0.8, "reached": reached}  # fmt: skip
+    case = {"seconds": {"native": {"median": 2e-5}}, "gigabytes_per_second": {"native": 2345.6},
+            "share_of_copy": {"native": 0.7}, "times_faster_than": {"eager": 5.0},
+            "targets": [target]}  # fmt: skip
+    gpu = {"name": "Some GPU", "nvidia_smi": {"driver_version": "580.1"}}
+    return {
+        "environment": {"gpu": gpu, "versions": {"torch": "2.11"}, "commit": {"id": "abc"}},
+        "kernels": {"cases": {"pgd_step_ L2": case}},
+        "steps": {"gpu tests": {"outcome": "failed", "failures": ["test a"]}},
+    }
+
+
+def test_gpu_numbers_come_from_a_recorded_run_alone(tmp_path):
+    assert gpu_table.paragraph(tmp_path, "results") == gpu_table.NONE
+    assert not re.search(r"\d", gpu_table.NONE)
+    (tmp_path / "gpu_some.json").write_text(json.dumps(gpu_record(reached=False)))
+    text = gpu_table.paragraph(tmp_path, "results")
+    assert "| pgd_step_ L2 | 20.00 | 2346 | 0.70 |" in text
+    assert "target 0.8: NOT reached" in text and "Failures: 1. test a" in text
+    for part in ("results/gpu_some.json", "Some GPU", "580.1", "torch 2.11", "commit abc"):
+        assert part in text
+
+
+def test_a_gpu_is_named_with_a_recorded_run_alone():
+    """Whatever stands between the marks is made; outside of them no device may be boasted of."""
+    devices = r"\b(NVIDIA|[AHBVL]\d{2,3}S?|RTX)\b"
+    assert re.findall(devices, readme_table.without_tables(README)) == []
+    assert readme_table.GPU_BEGIN in README
+
+
+def test_every_recorded_run_stands_in_the_index():
+    results = readme_table.ROOT / readme_table.RESULTS
+    index = (results / "README.md").read_text()
+    for path in results.glob("*.json"):
+        assert f"`{path.name}`" in index or path.name.startswith("gpu_"), path.name
+    named = re.findall(r"^\| `(\w+\.json)`", index, flags=re.M)
+    assert named and all((results / name).is_file() for name in named)
 
 
 @pytest.mark.parametrize("command", ["make demo", "make test"])
