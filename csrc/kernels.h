@@ -53,24 +53,38 @@ struct RowArgs {
   void* dlogits;          // [rows, classes] or null
   void* dtarget;          // [rows, classes] or null
   int logits_type, target_type, kind;
-  int dlogits_type, dtarget_type;  // on CUDA those of logits and target
+  int dlogits_type, dtarget_type;
   bool targeted;
   int64_t rows, classes;
   double temperature, kappa, mix, log_floor, scale;
 };
+
+// Where the row losses are to be summed, in fp64.
+struct SumArgs {
+  void* total;       // one value in the accumulation type
+  double* partials;  // [rows]
+  uint32_t* ticket;  // CUDA: counts blocks, zero before and after
+};
+
+// CUDA counts the elements of an L1 sample and the classes of a row in ints.
+constexpr int64_t kMostPlaces = 1 << 30;
 
 // CPU; 0, or a Status that says what was wrong.
 enum Status : int { kOk = 0, kNoMemory = 1, kBadLabel = 2 };
 int cpu_pgd_step(const StepArgs& a);
 int cpu_random_start(const StartArgs& a);
 int cpu_logit_rows(const RowArgs& a);
-double cpu_sum(const void* values, int type, int64_t n);
+int cpu_distill_kl(const RowArgs& a, const SumArgs& s);
 const char* cpu_isa();
 
 #ifdef FASTARD_WITH_CUDA
 // CUDA; 0 or a cudaError_t.
 int cuda_pgd_step(const StepArgs& a, void* stream);
+int cuda_random_start(const StartArgs& a, void* stream);
 int cuda_logit_rows(const RowArgs& a, void* stream);
+int cuda_distill_kl(const RowArgs& a, const SumArgs& s, void* stream);
+// Makes a device current to the calling thread, as torch's own device guard has already done.
+int cuda_select(int device);
 int cuda_runtime_version();
 int cuda_driver_version();
 const char* cuda_error(int code);

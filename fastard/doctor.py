@@ -27,6 +27,7 @@ from fastard.kinds import LossKind, Norm
 OPS = ("pgd_step_", "random_start_", "logit_loss", "distill_kl")
 # fp32 against fp64: a dozen roundings, relative to the largest value where that is above 1.
 TOLERANCE = 1e-5
+OTHERS = ("triton", "reference")  # backends that do without the compiled module
 NEEDED = ("torch", "torchvision", "numpy")
 Check = Callable[[str], float]
 
@@ -35,8 +36,8 @@ def main(console: Console | None = None) -> int:
     """Prints versions, backends, machine and checks; returns 0, or 1 where anything is wrong.
 
     Wrong: a package missing, a torch that is too old, a compiled module that does not load unless
-    FASTARD_BACKEND=reference asks for none, a CUDA device that its kernels cannot use though
-    nobody built them without CUDA, machine code missing from the binary, an op that fails or
+    FASTARD_BACKEND=triton or reference asks for none, a CUDA device that its kernels cannot use
+    though nobody built them without CUDA, machine code missing from the binary, an op that fails or
     disagrees with `fastard.reference` in fp64. A machine without a CUDA device is not wrong.
 
     Raises:
@@ -46,7 +47,7 @@ def main(console: Console | None = None) -> int:
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     with warnings.catch_warnings():
         # The table of backends says what these warnings say.
-        warnings.filterwarnings("ignore", "fastard.ops.* runs in plain PyTorch", RuntimeWarning)
+        warnings.filterwarnings("ignore", "fastard.ops.* runs in ", RuntimeWarning)
         faults = [
             *_versions(console),
             *_machine(console),
@@ -92,7 +93,7 @@ def _machine(console: Console) -> list[str]:
     rows, faults = [("compiled module", native.reason)], []
     if module is None:
         too_old = native.torch_version() < native.OLDEST_TORCH
-        if too_old or os.environ.get("FASTARD_BACKEND") != "reference":
+        if too_old or os.environ.get("FASTARD_BACKEND") not in OTHERS:
             faults.append(f"{native.reason}.")
     else:
         archs, faults = _architectures(module.cuda_archs, Path(module.__file__ or ""))
@@ -162,7 +163,7 @@ def _backends(console: Console, devices: Sequence[str]) -> list[str]:
         for op in OPS:
             try:
                 name, reason = ops.backend(op, device)
-            except RuntimeError as error:  # FASTARD_BACKEND=native where there is none
+            except RuntimeError as error:  # FASTARD_BACKEND names one that is not there
                 name, reason = "none", str(error)
                 faults.append(f"{op} on {device}: {error}")
             rows.append((op, device, name, reason))
@@ -179,7 +180,7 @@ def _asked_for_no_cuda() -> bool:
     built_off = native.module is not None and not native.module.has_cuda
     if built_off and native.module.cuda_reason.lower() == "fastard_cuda=off":  # type: ignore[union-attr]
         return True
-    return os.environ.get("FASTARD_BACKEND") == "reference"
+    return bool(torch.version.hip) or os.environ.get("FASTARD_BACKEND") in OTHERS
 
 
 def _checks(console: Console, devices: Sequence[str]) -> list[str]:

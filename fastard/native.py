@@ -47,6 +47,8 @@ def cuda() -> tuple[bool, str]:
     """Whether `_C` can run on this machine's CUDA devices, and the reason; initialises CUDA."""
     if module is None:
         return False, reason
+    if torch.version.hip:
+        return False, "torch is built for ROCm, fastard._C for CUDA"
     if not module.has_cuda:
         return False, f"fastard._C was built without CUDA: {module.cuda_reason}"
     if not torch.cuda.is_available():

@@ -17,7 +17,17 @@ pytestmark = pytest.mark.skipif(
     reason=f"built without CUDA: {getattr(_C, 'cuda_reason', '')}",
 )
 
-KERNELS = ("linf_kernel", "l2_resident", "l2_streamed", "l1_kernel", "warp_rows", "block_rows")
+KERNELS = (
+    "linf_kernel", "l2_resident", "l2_streamed", "l1_kernel", "start_kernel", "l2_start_resident",
+    "l2_start_streamed", "l1_start_kernel", "warp_rows", "block_rows", "distill_warps",
+    "distill_block",
+)  # fmt: skip
+
+# Kernels of images that move groups, and the loads of 16 bytes that each has at least.
+WIDE = {
+    "linf_kernel": 3, "l2_resident": 3, "l2_streamed": 3, "start_kernel": 2,
+    "l2_start_resident": 2, "l2_start_streamed": 2,
+}  # fmt: skip
 
 
 def architectures() -> list[str]:
@@ -82,20 +92,22 @@ def test_kernels_keep_everything_in_registers(resources, arch):
     assert not {name: stack for name, stack in resources[arch].items() if stack}
 
 
-def test_steps_move_16_bytes(cuobjdump, resources):
+@pytest.mark.parametrize("kernel", WIDE)
+def test_images_move_16_bytes_at_once(kernel, cuobjdump, resources):
     arch = with_machine_code()[-1]
-    wide = [
-        name
-        for name in resources[arch]
-        if re.search(r"(linf_kernel|l2_resident|l2_streamed)INS0_5ShapeIff", name)
-    ]
-    assert len(wide) == 3
-    for name in wide:
-        assembly = cuobjdump("-sass", "-arch", f"sm_{arch}", "-fun", name)
-        assert assembly.count("LDG.E.128") >= 3
-        assert assembly.count("STG.E.128") >= 1
+    pattern = rf"\d{kernel}INS0_5ShapeIffLi4E"
+    (name,) = (name for name in resources[arch] if re.search(pattern, name))
+    assembly = cuobjdump("-sass", "-arch", f"sm_{arch}", "-fun", name)
+    assert assembly.count("LDG.E.128") >= WIDE[kernel]
+    assert assembly.count("STG.E.128") >= 1
 
 
-@pytest.mark.parametrize("op", ["pgd_step_.Scalar", "pgd_step_.Tensor", "logit_loss"])
+OPS = (
+    "pgd_step_.Scalar", "pgd_step_.Tensor", "random_start_.Scalar", "random_start_.Tensor",
+    "logit_loss", "distill_kl",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("op", OPS)
 def test_cuda_kernels_are_registered(op):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastard::{op}", "CUDA")

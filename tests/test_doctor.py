@@ -118,10 +118,23 @@ def test_the_reference_backend_is_reported():
     assert done.stderr == ""
 
 
+def test_the_triton_backend_is_reported():
+    pytest.importorskip("triton", reason="triton is not installed")
+    done = run_doctor(FASTARD_BACKEND="triton", TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for op in doctor.OPS:
+        assert re.search(rf"{op} +│ cpu +│ triton +│ FASTARD_BACKEND=triton", done.stdout)
+    done = run_doctor(FASTARD_BACKEND="triton", TRITON_INTERPRET="0", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 1
+    said = "FASTARD_BACKEND=triton, but on CPU tensors Triton runs in its interpreter alone"
+    assert said in done.stdout.partition("Wrong:")[2]
+
+
 def test_an_unknown_backend_is_one_sentence():
     done = run_doctor(FASTARD_BACKEND="fast")
     assert done.returncode == 2
-    assert done.stderr == "error: FASTARD_BACKEND must be native or reference, not 'fast'.\n"
+    sentence = "FASTARD_BACKEND must be native, triton or reference, not 'fast'."
+    assert done.stderr == f"error: {sentence}\n"
 
 
 @pytest.mark.filterwarnings("ignore:fastard.ops")

@@ -137,7 +137,7 @@ def test_reference_backend_asked_for_is_no_warning():
 
 def test_an_unknown_backend_is_one_sentence():
     done = python(STEP_TWICE, FASTARD_BACKEND="cuda")
-    wanted = "ValueError: FASTARD_BACKEND must be native or reference, not 'cuda'."
+    wanted = "ValueError: FASTARD_BACKEND must be native, triton or reference, not 'cuda'."
     assert done.stderr.strip().splitlines()[-1] == wanted
 
 

@@ -1,8 +1,6 @@
 // Schemas, checks at the boundary, and the way from torch's boxed arguments to kernels.h.
 #include "ops.h"
 
-#include <memory>
-
 #include "arguments.h"
 
 namespace fastard {
@@ -15,31 +13,57 @@ struct Cpu {
     if (status == kNoMemory) throw std::bad_alloc();
   }
   void step(const StepArgs& a) { check(cpu_pgd_step(a)); }
+  void start(const StartArgs& a) { check(cpu_random_start(a)); }
   void rows(const RowArgs& a) { check(cpu_logit_rows(a)); }
+  void summed(const RowArgs& a, const SumArgs& s) { check(cpu_distill_kl(a, s)); }
 };
 
 #ifdef FASTARD_WITH_CUDA
+struct DeviceGuard {
+  explicit DeviceGuard(int32_t device) {
+    ok(aoti_torch_create_device_guard(device, &handle), "select the device");
+  }
+  ~DeviceGuard() { aoti_torch_delete_device_guard(handle); }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuardHandle handle = nullptr;
+};
+
 // torch's current stream on the tensor's device, which is current while this lives.
 class Cuda {
  public:
-  explicit Cuda(const Tensor& tensor) {
+  explicit Cuda(const Tensor& tensor) : guard_(tensor.device_index()) {
     require(aoti_torch_get_current_cuda_stream != nullptr, "this torch was built without CUDA.");
-    const int32_t device = tensor.device_index();
-    ok(aoti_torch_create_device_guard(device, &guard_), "select the device");
-    if (aoti_torch_get_current_cuda_stream(device, &stream_)) {
-      aoti_torch_delete_device_guard(guard_);
-      throw std::runtime_error("fastard: torch refused to give its current stream.");
-    }
+    ok(aoti_torch_get_current_cuda_stream(tensor.device_index(), &stream_),
+       "give its current stream");
+    check(cuda_select(tensor.device_index()));
   }
-  ~Cuda() { aoti_torch_delete_device_guard(guard_); }
   static void check(int code) {
     require(!code, std::string("a CUDA launch failed: ") + cuda_error(code) + ".");
   }
-  void step(const StepArgs& a) { check(cuda_pgd_step(a, stream_)); }
-  void rows(const RowArgs& a) { check(cuda_logit_rows(a, stream_)); }
+  void step(const StepArgs& a) {
+    countable(a.norm == kL1 ? a.n : 0, "an L1 sample's elements");
+    check(cuda_pgd_step(a, stream_));
+  }
+  void start(const StartArgs& a) {
+    countable(a.norm == kL1 && a.kind == kUniform ? a.n : 0, "an L1 sample's elements");
+    check(cuda_random_start(a, stream_));
+  }
+  void rows(const RowArgs& a) {
+    countable(a.classes, "classes");
+    check(cuda_logit_rows(a, stream_));
+  }
+  void summed(const RowArgs& a, const SumArgs& s) {
+    require(s.ticket, "a loss that is summed on CUDA needs a ticket.");
+    countable(a.classes, "classes");
+    check(cuda_distill_kl(a, s, stream_));
+  }
 
  private:
-  DeviceGuardHandle guard_ = nullptr;
+  static void countable(int64_t n, const char* what) {
+    require(n <= kMostPlaces, std::string(what) + " must be at most 2^30 on CUDA, but are " +
+                                  std::to_string(n) + ".");
+  }
+  DeviceGuard guard_;
   void* stream_ = nullptr;
 };
 #endif
@@ -117,7 +141,7 @@ template <class Device, bool TENSOR> void pgd_step(StableIValue* s, uint64_t, ui
 }
 
 // x_adv, x, noise, radius, eps, norm, kind, sigma, clip, clip_min, clip_max
-template <bool TENSOR> void random_start(StableIValue* s, uint64_t, uint64_t) {
+template <class Device, bool TENSOR> void random_start(StableIValue* s, uint64_t, uint64_t) {
   Tensor x_adv = Tensor::required(s[0]), x = Tensor::required(s[1]), noise = Tensor::required(s[2]);
   Tensor radius = Tensor::optional(s[3]), eps = TENSOR ? Tensor::required(s[4]) : Tensor();
   require_like(x, x_adv, "x");
@@ -132,7 +156,8 @@ template <bool TENSOR> void random_start(StableIValue* s, uint64_t, uint64_t) {
   a.kind = code(s[6], kUniform, kGaussian, "kind");
   if (a.kind == kUniform && a.norm == kL2)
     require(radius && radius.numel() == a.batch && radius.contiguous() &&
-                radius.device_type() == x_adv.device_type(),
+                radius.device_type() == x_adv.device_type() &&
+                radius.device_index() == x_adv.device_index(),
             "radius must hold one value per sample on x_adv's device.");
   a.x = x.data();
   a.noise = noise.data();
@@ -146,7 +171,7 @@ template <bool TENSOR> void random_start(StableIValue* s, uint64_t, uint64_t) {
   a.clip_min = decode<double>(s[9]);
   a.clip_max = decode<double>(s[10]);
   a.x_adv = x_adv.mutable_data();
-  Cpu::check(cpu_random_start(a));
+  if (x_adv.numel()) Device(x_adv).start(a);
 }
 
 void require_rows(const Tensor& t, const Tensor& logits, const char* name) {
@@ -213,28 +238,42 @@ template <class Device> void logit_loss(StableIValue* s, uint64_t, uint64_t) {
   if (a.rows) Device(logits).rows(a);
 }
 
-// student, teacher, temperature, log_floor, scale, loss, dstudent, dteacher
-void distill_kl(StableIValue* s, uint64_t, uint64_t) {
+// Where a kernel keeps `n` values that nobody else reads.
+void* scratch(const Tensor& t, const Tensor& logits, int32_t dtype, int64_t n, const char* what) {
+  require(t.dtype() == dtype && t.numel() >= n && t.contiguous() &&
+              t.device_type() == logits.device_type() && t.device_index() == logits.device_index(),
+          std::string(what) + " on the logits' device.");
+  return t.mutable_data();
+}
+
+// student, teacher, temperature, log_floor, scale, loss, dstudent, dteacher, partials, ticket
+template <class Device> void distill_kl(StableIValue* s, uint64_t, uint64_t) {
   Tensor student = Tensor::required(s[0]), teacher = Tensor::required(s[1]);
   Tensor loss = Tensor::required(s[5]);
   Tensor dstudent = Tensor::optional(s[6]), dteacher = Tensor::optional(s[7]);
+  Tensor partials = Tensor::optional(s[8]), ticket = Tensor::optional(s[9]);
   RowArgs a = row_args(student, teacher, loss, dstudent, dteacher);
+  require((a.dlogits_type == kF64) == (a.logits_type == kF64),
+          "dstudent must be float64 where the student's logits are, and only there.");
   a.kind = kKL;
   a.temperature = decode<double>(s[2]);
   a.log_floor = decode<double>(s[3]);
   a.scale = decode<double>(s[4]);
-  const bool summed = loss.dim() == 0;
-  require(summed || loss.numel() == a.rows, "loss must be 0-dim or hold one value per row.");
-  const bool wide = a.logits_type == kF64;
-  std::unique_ptr<double[]> per_row(summed ? new double[size_t(a.rows)] : nullptr);
-  a.loss = summed ? per_row.get() : loss.mutable_data();
-  if (a.rows) Cpu::check(cpu_logit_rows(a));
-  if (!summed) return;
-  const double total = cpu_sum(per_row.get(), wide ? kF64 : kF32, a.rows);
-  if (wide)
-    *static_cast<double*>(loss.mutable_data()) = total;
-  else
-    *static_cast<float*>(loss.mutable_data()) = float(total);
+  a.loss = loss.mutable_data();
+  if (loss.dim()) {
+    require(loss.numel() == a.rows, "loss must be 0-dim or hold one value per row.");
+    if (a.rows) Device(student).rows(a);
+    return;
+  }
+  SumArgs sum = {};
+  sum.total = a.loss;
+  require(bool(partials), "a loss that is summed needs partials.");
+  sum.partials = static_cast<double*>(scratch(partials, student, aoti_torch_dtype_float64(), a.rows,
+                                              "partials must be one float64 per row"));
+  if (ticket)
+    sum.ticket = static_cast<uint32_t*>(
+        scratch(ticket, student, aoti_torch_dtype_int32(), 1, "ticket must be one int32"));
+  Device(student).summed(a, sum);
 }
 
 constexpr const char* kStepTail =
@@ -272,20 +311,24 @@ void register_ops() {
          "Tensor(a!) loss, Tensor(b!) dlogits, Tensor(c!)? dtarget) -> ()");
   define(defs,
          "distill_kl(Tensor student, Tensor teacher, float temperature, float log_floor, "
-         "float scale, Tensor(a!) loss, Tensor(b!)? dstudent, Tensor(c!)? dteacher) -> ()");
+         "float scale, Tensor(a!) loss, Tensor(b!)? dstudent, Tensor(c!)? dteacher, "
+         "Tensor(d!)? partials, Tensor(e!)? ticket) -> ()");
   ok(aoti_torch_library_init_impl("fastard", "CPU", __FILE__, __LINE__, &cpu), "open a library");
   implement(cpu, "pgd_step_.Scalar", pgd_step<Cpu, false>);
   implement(cpu, "pgd_step_.Tensor", pgd_step<Cpu, true>);
-  implement(cpu, "random_start_.Scalar", random_start<false>);
-  implement(cpu, "random_start_.Tensor", random_start<true>);
+  implement(cpu, "random_start_.Scalar", random_start<Cpu, false>);
+  implement(cpu, "random_start_.Tensor", random_start<Cpu, true>);
   implement(cpu, "logit_loss", logit_loss<Cpu>);
-  implement(cpu, "distill_kl", distill_kl);
+  implement(cpu, "distill_kl", distill_kl<Cpu>);
 #ifdef FASTARD_WITH_CUDA
   TorchLibraryHandle cuda;
   ok(aoti_torch_library_init_impl("fastard", "CUDA", __FILE__, __LINE__, &cuda), "open a library");
   implement(cuda, "pgd_step_.Scalar", pgd_step<Cuda, false>);
   implement(cuda, "pgd_step_.Tensor", pgd_step<Cuda, true>);
+  implement(cuda, "random_start_.Scalar", random_start<Cuda, false>);
+  implement(cuda, "random_start_.Tensor", random_start<Cuda, true>);
   implement(cuda, "logit_loss", logit_loss<Cuda>);
+  implement(cuda, "distill_kl", distill_kl<Cuda>);
 #endif
 }
 

@@ -97,12 +97,19 @@ int cpu_logit_rows(const RowArgs& a) {
                   [&](int64_t b, int64_t e) { return chosen().logit_rows(a, b, e); });
 }
 
-double cpu_sum(const void* values, int type, int64_t n) {
+int cpu_distill_kl(const RowArgs& args, const SumArgs& s) {
+  RowArgs a = args;
+  a.loss = s.partials;
+  if (const int status = cpu_logit_rows(a)) return status;
+  const bool wide = a.logits_type == kF64;
   double total = 0;
-  for (int64_t i = 0; i < n; ++i)
-    total += type == kF64 ? static_cast<const double*>(values)[i]
-                          : double(static_cast<const float*>(values)[i]);
-  return total;
+  for (int64_t i = 0; i < a.rows; ++i)
+    total += wide ? s.partials[i] : double(reinterpret_cast<const float*>(s.partials)[i]);
+  if (wide)
+    *static_cast<double*>(s.total) = total;
+  else
+    *static_cast<float*>(s.total) = float(total);
+  return kOk;
 }
 
 }  // namespace fastard

@@ -31,6 +31,18 @@ int launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t sh
   return code != cudaSuccess ? code : last;
 }
 
+// While it lives, this thread may ask what a capture by another or itself would forbid: the first
+// question about a kernel loads its module.
+class Relaxed {
+ public:
+  Relaxed() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~Relaxed() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  Relaxed(const Relaxed&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 // find(device, &value), asked once for each device: nothing but the launch is left to a capture.
 class PerDevice {
  public:
@@ -40,7 +52,10 @@ class PerDevice {
     const bool kept = !code && device < kDevices;
     *value = kept ? known_[device].load() : 0;
     if (*value > 0) return cudaSuccess;
-    if (!code) code = find(device, value);
+    if (!code) {
+      const Relaxed relaxed;
+      code = find(device, value);
+    }
     if (code) return cudaGetLastError(), code;
     if (kept) known_[device].store(*value);
     return cudaSuccess;

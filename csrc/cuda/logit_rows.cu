@@ -1,16 +1,12 @@
-// Row losses with their gradients in the logits. Bytes a class, kl in fp32: 8 read + 4 written
-// (bf16: half of that), 4 more for the teacher's gradient. Expected: bound by memory, at 85 % or
-// more of the copy bandwidth for 1,000 classes (8,192 rows in fp32 are 98 MB: 29 us at 3.35 TB/s);
-// beyond 1,024 classes rows are read twice, the second time from the L2 cache.
-#include "launch.cuh"
-#include "rows.cuh"
+// Row losses with their gradients in the logits. Bytes a class, kl and mixture in fp32: 8 read +
+// 4 written (bf16: half of that), 4 more for the teacher's gradient; ce, margin and dlr: 4 + 4.
+// Expected: bound by memory, at 85 % or more of the copy bandwidth for 1,000 classes (8,192 rows of
+// kl in fp32 are 98 MB: 29 us at 3.35 TB/s, 35 us at 85 %; ce: 66 MB, 23 us); beyond 1,024 classes
+// rows are read twice, the second time from the L2 cache.
+#include "kl.cuh"
 
 namespace fastard {
 namespace device {
-
-constexpr int kRowThreads = 128;    // 4 warps, a row each
-constexpr int kLongRowBlocks = 3;   // on a multiprocessor: 168 registers hold 4 x 32 values
-constexpr int kBlockThreads = 512;  // one row
 
 template <class A> __device__ __forceinline__ A raw(const RowArgs& a, int64_t row, int64_t c) {
   A value = 0;
@@ -18,13 +14,6 @@ template <class A> __device__ __forceinline__ A raw(const RowArgs& a, int64_t ro
     value = A(widen(static_cast<const decltype(tag)*>(a.logits)[row * a.classes + c]));
   });
   return value;
-}
-template <class A> __device__ __forceinline__ A ascent(const RowArgs& a) {
-  return a.targeted ? -A(a.scale) : A(a.scale);
-}
-template <class Row, class A>
-__device__ __forceinline__ void finish(Row& row, const RowArgs& a, int64_t r, A loss) {
-  if (row.leader()) static_cast<A*>(a.loss)[r] = loss;
 }
 // A label outside the row cannot be refused without a synchronisation: it becomes 0, and the scale
 // that all of the row's results are multiples of becomes NaN.
@@ -35,46 +24,18 @@ __device__ __forceinline__ int checked(const RowArgs& a, int64_t label, A* scale
   return 0;
 }
 
-struct KL {
-  static constexpr bool kPaired = true;
-  template <class A> static __device__ __forceinline__ Factors<A> factors(const RowArgs& a) {
-    return {A(1) / A(a.temperature), A(1) / A(a.temperature)};
-  }
-  template <class A, class Row>
-  static __device__ __forceinline__ void run(Row& row, const RowArgs& a, int64_t r) {
-    const A scale = ascent<A>(a), factor = scale * row.factors.student, floor = A(a.log_floor);
-    row.soften();
-    A loss = 0;
-    row.template write<kStudent>(a.dlogits, [&](const Item<A>& i) {
-      loss += kl_term(i.p, floored_log(i.p, i.t, floor), i.z);
-      return (i.q - i.p) * factor;
-    });
-    finish(row, a, r, row.sum(loss) * scale);
-    if (!a.dtarget) return;
-    const auto slope = [&](const Item<A>& i) {
-      return teacher_slope(i.p, floored_log(i.p, i.t, floor), i.z, floor);
-    };
-    A mean = 0;
-    row.each([&](const Item<A>& i) { mean += i.p > A(0) ? i.p * slope(i) : A(0); });
-    mean = row.sum(mean);
-    row.template write<kTeacher>(a.dtarget, [&](const Item<A>& i) {
-      return i.p > A(0) ? i.p * (slope(i) - mean) * factor : i.p;
-    });
-  }
-};
-
 struct CE {
   static constexpr bool kPaired = false;
   template <class A> static __device__ __forceinline__ Factors<A> factors(const RowArgs&) {
     return {A(1), A(1)};
   }
-  template <class A, class Row>
-  static __device__ __forceinline__ void run(Row& row, const RowArgs& a, int64_t r) {
+  template <class A, class Row, class Done>
+  static __device__ __forceinline__ void run(Row& row, const RowArgs& a, int64_t r, Done done) {
     A scale = ascent<A>(a);
     const int y = checked(a, a.labels[r], &scale);
     row.soften();
     const A log_q = raw<A>(a, r, y) - row.student.top - row.student.log_sum;
-    finish(row, a, r, -log_q * scale);
+    done(-log_q * scale);
     row.template write<kStudent>(
         a.dlogits, [&](const Item<A>& i) { return (i.q - (i.index == y ? A(1) : A(0))) * scale; });
   }
@@ -85,8 +46,8 @@ struct Mixture {
   template <class A> static __device__ __forceinline__ Factors<A> factors(const RowArgs& a) {
     return {A(1), A(1) / A(a.temperature)};
   }
-  template <class A, class Row>
-  static __device__ __forceinline__ void run(Row& row, const RowArgs& a, int64_t r) {
+  template <class A, class Row, class Done>
+  static __device__ __forceinline__ void run(Row& row, const RowArgs& a, int64_t r, Done done) {
     A scale = ascent<A>(a);
     const A mix = A(a.mix);
     const int y = checked(a, a.labels[r], &scale);
@@ -97,7 +58,7 @@ struct Mixture {
       loss += kl_term(m, A(0), i.z);
       return (i.q - m) * scale;
     });
-    finish(row, a, r, row.sum(loss) * scale);
+    done(row.sum(loss) * scale);
   }
 };
 
@@ -125,8 +86,8 @@ struct Ranked {
     });
     return -row.most(place);
   }
-  template <class A, class Row>
-  static __device__ __forceinline__ void run(Row& row, const RowArgs& a, int64_t r) {
+  template <class A, class Row, class Done>
+  static __device__ __forceinline__ void run(Row& row, const RowArgs& a, int64_t r, Done done) {
     const bool dlr = a.kind == kDLR, aimed = dlr && a.targeted;
     A scale = A(a.scale);
     const int y = checked(a, a.labels[r], &scale);
@@ -152,7 +113,7 @@ struct Ranked {
       loss = margin_loss(z_y, z_other, kappa, side);
       slope = margin_active(z_y, z_other, kappa, side) ? side * scale : A(0);
     }
-    finish(row, a, r, loss * scale);
+    done(loss * scale);
     const A start = scale == scale ? A(0) : scale;
     row.template write<kStudent>(a.dlogits, [&](const Item<A>& i) {
       A d = start;
@@ -165,46 +126,34 @@ struct Ranked {
   }
 };
 
-template <class Loss, class A, int K>
-__global__ void __launch_bounds__(kRowThreads, K == 32 ? kLongRowBlocks : 1)
+template <class Loss, class A, int K> __global__ void __launch_bounds__(kRowThreads, kWarpBlocks<K>)
     warp_rows(const __grid_constant__ RowArgs a, bool wide) {
   const int64_t r = int64_t(blockIdx.x) * (kRowThreads / 32) + threadIdx.x / 32;
   if (r >= a.rows) return;
   WarpRow<A, K, Loss::kPaired> row(a, r, wide, Loss::template factors<A>(a));
-  Loss::template run<A>(row, a, r);
+  Loss::template run<A>(row, a, r, [&](A loss) {
+    if (row.lane == 0) static_cast<A*>(a.loss)[r] = loss;
+  });
 }
 template <class Loss, class A> __global__ void __launch_bounds__(kBlockThreads, 1)
     block_rows(const __grid_constant__ RowArgs a, bool wide) {
   BlockRow<A, Loss::kPaired> row(a, blockIdx.x, wide, Loss::template factors<A>(a));
-  Loss::template run<A>(row, a, blockIdx.x);
+  Loss::template run<A>(row, a, blockIdx.x, [&](A loss) {
+    if (threadIdx.x == 0) static_cast<A*>(a.loss)[blockIdx.x] = loss;
+  });
 }
 
-// Whether groups of 4 classes lie aligned in every tensor of every row.
-static bool groups_of_4(const RowArgs& a) {
-  const uintptr_t places =
-      uintptr_t(a.logits) | uintptr_t(a.target) | uintptr_t(a.dlogits) | uintptr_t(a.dtarget);
-  return a.classes % 4 == 0 && places % 16 == 0;
-}
-
-template <class Loss, class A> static int launch_rows(const RowArgs& a, void* stream) {
-  const bool wide = groups_of_4(a);
-  const int64_t blocks = ceil_div(a.rows, kRowThreads / 32);
-  const auto warps = [&](auto kernel) {
-    return launch(kernel, blocks, kRowThreads, 0, 1, stream, a, wide);
-  };
-  if (a.classes <= 32) return warps(warp_rows<Loss, A, 1>);
-  if (a.classes <= 256) return warps(warp_rows<Loss, A, 8>);
-  if constexpr (sizeof(A) == 4)
-    if (a.classes <= 1024) return warps(warp_rows<Loss, A, 32>);
-  return launch(block_rows<Loss, A>, a.rows, kBlockThreads, 0, 1, stream, a, wide);
-}
+template <class Loss, class A> struct LossKernels {
+  template <int K> static constexpr auto warp = warp_rows<Loss, A, K>;
+  static constexpr auto block = block_rows<Loss, A>;
+};
 
 template <class A> static int launch_kind(const RowArgs& a, void* stream) {
   switch (a.kind) {
-    case kKL: return launch_rows<KL, A>(a, stream);
-    case kCE: return launch_rows<CE, A>(a, stream);
-    case kMixture: return launch_rows<Mixture, A>(a, stream);
-    default: return launch_rows<Ranked, A>(a, stream);
+    case kKL: return launch_rows<A, LossKernels<KL, A>>(a, stream);
+    case kCE: return launch_rows<A, LossKernels<CE, A>>(a, stream);
+    case kMixture: return launch_rows<A, LossKernels<Mixture, A>>(a, stream);
+    default: return launch_rows<A, LossKernels<Ranked, A>>(a, stream);
   }
 }
 
@@ -212,7 +161,6 @@ template <class A> static int launch_kind(const RowArgs& a, void* stream) {
 
 int cuda_logit_rows(const RowArgs& a, void* stream) {
   if (a.rows == 0) return cudaSuccess;
-  if (a.classes > 1 << 30) return cudaErrorInvalidValue;
   return a.logits_type == kF64 ? device::launch_kind<double>(a, stream)
                                : device::launch_kind<float>(a, stream);
 }

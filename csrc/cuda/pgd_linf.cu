@@ -45,13 +45,14 @@ template <class S, int U> __global__ void __launch_bounds__(kThreads, 1)
 int linf_step_launch(const StepArgs& a, void* stream) {
   const bool apart = (a.eps.data && a.eps.stride) || (a.alpha.data && a.alpha.stride);
   // With values per sample a group must not straddle two.
-  return with_shape(a, groupable(a, apart ? a.n : a.batch * a.n), [&](auto shape) {
-    using S = decltype(shape);
-    constexpr int U = S::V == 1 ? 4 : 2;
-    const int64_t groups = a.batch * a.n / S::V;
-    return launch(linf_kernel<S, U>, ceil_div(groups, kThreads * U), kThreads, 0, 1, stream, a,
-                  groups);
-  });
+  return with_shape(a.x_type, a.grad_type, groupable(a, apart ? a.n : a.batch * a.n),
+                    [&](auto shape) {
+                      using S = decltype(shape);
+                      constexpr int U = S::V == 1 ? 4 : 2;
+                      const int64_t groups = a.batch * a.n / S::V;
+                      return launch(linf_kernel<S, U>, ceil_div(groups, kThreads * U), kThreads, 0,
+                                    1, stream, a, groups);
+                    });
 }
 
 }  // namespace device

@@ -1,6 +1,6 @@
 // A row of logits and one of the teacher's, held by a warp or swept by a block; the losses in
-// logit_rows.cu are written once over either. z and t are logits, after `soften` log-probabilities;
-// q and p the probabilities.
+// kl.cuh and logit_rows.cu are written once over either. z and t are logits, after `soften`
+// log-probabilities; q and p the probabilities.
 #pragma once
 #include "convert.cuh"
 #include "team.cuh"
@@ -13,14 +13,22 @@ template <class A> struct Item {
   A z, q, t, p;
 };
 
-// Which of the two rows a tensor belongs to; the student's type is the one that computes in A.
+// Which of the two rows a tensor belongs to; the student's type is the one that computes in A, and
+// so is its gradient's.
 enum Side { kStudent, kTeacher };
 template <class A, Side SIDE, class F>
-__device__ __forceinline__ void with_side(const RowArgs& a, F f) {
+__device__ __forceinline__ void with_input(const RowArgs& a, F f) {
   if constexpr (SIDE == kStudent)
     with_own_type<A>(a.logits_type, f);
   else
     with_type(a.target_type, f);
+}
+template <class A, Side SIDE, class F>
+__device__ __forceinline__ void with_gradient(const RowArgs& a, F f) {
+  if constexpr (SIDE == kStudent)
+    with_own_type<A>(a.dlogits_type, f);
+  else
+    with_type(a.dtarget_type, f);
 }
 
 // What turns a logit v into its log-probability, (v - top) - log_sum.
@@ -55,7 +63,6 @@ template <class A, int K, bool TEACHER> struct WarpRow {
     read<kStudent>(a.logits, factors.student, z);
     if (TEACHER) read<kTeacher>(a.target, factors.teacher, t);
   }
-  __device__ __forceinline__ bool leader() const { return lane == 0; }
   __device__ __forceinline__ A sum(A v) { return over_warp<Add>(v); }
   template <class T> __device__ __forceinline__ T most(T v) { return over_warp<Max>(v); }
 
@@ -74,7 +81,7 @@ template <class A, int K, bool TEACHER> struct WarpRow {
 #pragma unroll
     for (int k = 0; k < K; ++k) value[k] = f(item(k));
     if (!out) return;
-    with_side<A, SIDE>(a, [&](auto tag) {
+    with_gradient<A, SIDE>(a, [&](auto tag) {
       using T = decltype(tag);
       if (wide) {
 #pragma unroll
@@ -105,7 +112,7 @@ template <class A, int K, bool TEACHER> struct WarpRow {
   __device__ __forceinline__ void read(const void* data, A factor, A (&out)[K]) {
 #pragma unroll
     for (int k = 0; k < K; ++k) out[k] = -A(INFINITY);
-    with_side<A, SIDE>(a, [&](auto tag) {
+    with_input<A, SIDE>(a, [&](auto tag) {
       using T = decltype(tag);
       if (wide) {
 #pragma unroll
@@ -167,7 +174,6 @@ template <class A, bool TEACHER> struct BlockRow {
         student{},
         teacher{},
         team(0, 1) {}
-  __device__ __forceinline__ bool leader() const { return threadIdx.x == 0; }
   __device__ __forceinline__ A sum(A v) { return team.over<Add>(v); }
   template <class T> __device__ __forceinline__ T most(T v) { return team.over<Max>(v); }
 
@@ -203,7 +209,7 @@ template <class A, bool TEACHER> struct BlockRow {
  private:
   template <Side SIDE, int V>
   __device__ __forceinline__ void read(const void* data, int i, A factor, A (&out)[V]) {
-    with_side<A, SIDE>(a, [&](auto tag) {
+    with_input<A, SIDE>(a, [&](auto tag) {
       const auto pack = fetch<decltype(tag), V>(data, base + i);
 #pragma unroll
       for (int j = 0; j < V; ++j) out[j] = A(widen(pack.v[j])) * factor;
@@ -249,7 +255,7 @@ template <class A, bool TEACHER> struct BlockRow {
 #pragma unroll
       for (int j = 0; j < V; ++j) value[j] = apply(f, item(i + j, z[j], t[j]));
       if (!out) continue;
-      with_side<A, SIDE>(a, [&](auto tag) {
+      with_gradient<A, SIDE>(a, [&](auto tag) {
         Pack<decltype(tag), V> pack;
 #pragma unroll
         for (int j = 0; j < V; ++j) pack.v[j] = narrow<decltype(tag)>(value[j]);

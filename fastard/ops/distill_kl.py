@@ -8,20 +8,41 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastard import checks, native, reference
-from fastard.ops._backend import is_native
-
-if native.module is not None:
-    _KL = torch.ops.fastard.distill_kl.default
+from fastard import checks, reference
+from fastard.ops._backend import implementation
 
 REDUCTIONS = ("batchmean", "mean", "sum", "none")
+
+# One for each device and stream: a kernel leaves its ticket at zero, and those of a stream take
+# turns.
+_tickets: dict[tuple[torch.device, int], Tensor] = {}
+
+
+def _ticket(like: Tensor) -> Tensor | None:
+    """The zero from which a CUDA kernel's blocks count, so that the last one knows it is last."""
+    if not like.is_cuda:
+        return None
+    # Shared, it would race with a graph's replay on another stream; a traced tensor has no stream.
+    if (
+        torch.compiler.is_compiling()
+        or type(like) is not Tensor
+        or torch.cuda.is_current_stream_capturing()
+    ):
+        return torch.zeros(1, dtype=torch.int32, device=like.device)
+    key = like.device, torch.cuda.current_stream(like.device).cuda_stream
+    if key not in _tickets:
+        # A tensor made in inference mode could not be mutated outside.
+        with torch.inference_mode(False):
+            _tickets[key] = torch.zeros(1, dtype=torch.int32, device=like.device)
+    return _tickets[key]
 
 
 def _gradients(
     student: Tensor, teacher: Tensor, temperature: float, log_floor: float, scale: float,
     per_row: bool, need_student: bool, need_teacher: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    if not is_native("distill_kl", student):
+    operator = implementation("distill_kl", student)
+    if operator is None:
         rows, ds, dt = reference.distill_kl(student, teacher, temperature, log_floor)
         rows = rows * scale
         return (
@@ -34,7 +55,10 @@ def _gradients(
     loss = student.new_empty((len(student),) if per_row else (), dtype=accumulated)
     dstudent = torch.empty_like(student, dtype=accumulated) if need_student else None
     dteacher = torch.empty_like(teacher, dtype=accumulated) if need_teacher else None
-    _KL(student, teacher, temperature, log_floor, scale, loss, dstudent, dteacher)
+    partials = None if per_row else student.new_empty(len(student), dtype=torch.float64)
+    operator.default(
+        student, teacher, temperature, log_floor, scale, loss, dstudent, dteacher, partials,
+        None if per_row else _ticket(student))  # fmt: skip
     return loss, dstudent, dteacher
 
 

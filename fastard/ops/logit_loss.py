@@ -5,12 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastard import checks, native, reference
+from fastard import checks, reference
 from fastard.kinds import LossKind, parse_loss
-from fastard.ops._backend import detached, is_native
-
-if native.module is not None:
-    _LOSS = torch.ops.fastard.logit_loss.default
+from fastard.ops._backend import detached, implementation
 
 
 def _class_indices(y: Tensor, logits: Tensor, name: str) -> Tensor:
@@ -96,7 +93,8 @@ def logit_loss(
         labels = _class_indices(target, logits, "target")
 
     logits = detached(logits)
-    if not is_native("logit_loss", logits):
+    operator = implementation("logit_loss", logits)
+    if operator is None:
         loss, dlogits, dtarget = reference.logit_loss(
             logits, teacher, loss_kind.name, labels, goals, targeted,
             temperature, kappa, mix, scale)  # fmt: skip
@@ -108,8 +106,9 @@ def logit_loss(
     dlogits = torch.empty_like(logits)
     dtarget = torch.empty_like(teacher) if teacher_grad and teacher is not None else None
     try:
-        _LOSS(logits, teacher, labels, goals, int(loss_kind), targeted,
-              temperature, kappa, mix, scale, loss, dlogits, dtarget)  # fmt: skip
+        operator.default(
+            logits, teacher, labels, goals, int(loss_kind), targeted,
+            temperature, kappa, mix, scale, loss, dlogits, dtarget)  # fmt: skip
     except RuntimeError:
         # The kernel has looked at every label already; only a refusal looks again, to name it.
         for t, name in ((labels, "labels"), (goals, "target")):

@@ -8,13 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastard import checks, native, reference
+from fastard import checks, reference
 from fastard.kinds import Norm, parse_norm
-from fastard.ops._backend import dense_samples, detached, is_native, laid_out_like, mutated
-
-if native.module is not None:
-    _SCALAR = torch.ops.fastard.pgd_step_.Scalar
-    _TENSOR = torch.ops.fastard.pgd_step_.Tensor
+from fastard.ops._backend import dense_samples, detached, implementation, laid_out_like, mutated
 
 
 def as_bound(value: float | Tensor, like: Tensor) -> Tensor:
@@ -98,7 +94,8 @@ def pgd_step_(
         if feed is x_adv:
             raise ValueError("feed must be another tensor than x_adv.")
 
-    if not is_native("pgd_step_", x_adv):
+    step = implementation("pgd_step_", x_adv)
+    if step is None:
         with torch.no_grad():
             moved = reference.pgd_step(
                 x_adv, grad, x, eps, alpha, kind.name, clip_min, clip_max, l1_sparsity
@@ -120,9 +117,9 @@ def pgd_step_(
     grad, x = laid_out_like(detached(grad), out), laid_out_like(detached(x), out)
     rest = (int(kind), clip_min, clip_max, l1_sparsity, out_feed, means, stds)
     if isinstance(eps, Tensor) or isinstance(alpha, Tensor):
-        _TENSOR(out, grad, x, as_bound(eps, x), as_bound(alpha, x), *rest)
+        step.Tensor(out, grad, x, as_bound(eps, x), as_bound(alpha, x), *rest)
     else:
-        _SCALAR(out, grad, x, eps, alpha, *rest)
+        step.Scalar(out, grad, x, eps, alpha, *rest)
     if gaps:
         with torch.no_grad():
             x_adv.copy_(out)

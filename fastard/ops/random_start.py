@@ -5,14 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastard import checks, native, reference
+from fastard import checks, reference
 from fastard.kinds import Norm, StartKind, parse_norm
-from fastard.ops._backend import dense_samples, detached, is_native, laid_out_like, mutated
+from fastard.ops._backend import dense_samples, detached, implementation, laid_out_like, mutated
 from fastard.ops.pgd_step import as_bound
-
-if native.module is not None:
-    _SCALAR = torch.ops.fastard.random_start_.Scalar
-    _TENSOR = torch.ops.fastard.random_start_.Tensor
 
 # Dynamo of torch 2.11 cannot look into an enum's members.
 _KINDS = {start.name: int(start) for start in StartKind}
@@ -65,7 +61,8 @@ def random_start_(
         radius = checks.floating(radius, "radius").contiguous()
         checks.same_device(radius, x_adv, "radius", "x_adv")
 
-    if not is_native("random_start_", x_adv):
+    start = implementation("random_start_", x_adv)
+    if start is None:
         with torch.no_grad():
             moved = reference.random_start(
                 x, noise, eps, kind, ball.name, radius, sigma, clip, clip_min, clip_max
@@ -80,9 +77,9 @@ def random_start_(
     rest = (int(ball), code, sigma, clip, clip_min, clip_max)
     x, noise = laid_out_like(detached(x), out), laid_out_like(detached(noise), out)
     if isinstance(eps, Tensor):
-        _TENSOR(out, x, noise, radius, as_bound(eps, x), *rest)
+        start.Tensor(out, x, noise, radius, as_bound(eps, x), *rest)
     else:
-        _SCALAR(out, x, noise, radius, eps, *rest)
+        start.Scalar(out, x, noise, radius, eps, *rest)
     if gaps:
         with torch.no_grad():
             x_adv.copy_(out)

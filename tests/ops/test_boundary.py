@@ -60,9 +60,10 @@ def test_opcheck_rows(dtype):
     args = (False, 1.0, 0.0, 0.5, 1.0, loss, torch.empty_like(z))
     opcheck(torch.ops.fastard.logit_loss, (z, t, None, None, 0, *args, torch.empty_like(t)))
     opcheck(torch.ops.fastard.logit_loss, (z, None, y, None, 1, *args, None))
+    scratch = torch.empty(4, dtype=torch.float64)
     opcheck(
         torch.ops.fastard.distill_kl,
-        (z, t, 1.0, 1e-5, 1.0, torch.empty(()), torch.empty_like(z), None),
+        (z, t, 1.0, 1e-5, 1.0, torch.empty(()), torch.empty_like(z), None, scratch, None),
     )
 
 
