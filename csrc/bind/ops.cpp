@@ -243,17 +243,6 @@ constexpr const char* kStepTail =
 constexpr const char* kStartTail =
     "int norm, int kind, float sigma, bool clip, float clip_min, float clip_max) -> ()";
 
-// The encoding of arguments that this file assumes: torch 2.11's.
-constexpr uint64_t kAbi = (2ull << 56) | (11ull << 48);
-
-void define(TorchLibraryHandle lib, const std::string& schema) {
-  ok(aoti_torch_library_def(lib, schema.c_str()), "define an operator");
-}
-void implement(TorchLibraryHandle lib, const char* name,
-               void (*kernel)(StableIValue*, uint64_t, uint64_t)) {
-  ok(torch_library_impl(lib, name, kernel, kAbi), "register a kernel");
-}
-
 }  // namespace
 
 void register_ops() {
@@ -280,6 +269,8 @@ void register_ops() {
   implement(cpu, "random_start_.Tensor", random_start<true>);
   implement(cpu, "logit_loss", logit_loss<Cpu>);
   implement(cpu, "distill_kl", distill_kl);
+  define_layer_ops(defs);
+  implement_layer_ops_cpu(cpu);
 #ifdef FASTARD_WITH_CUDA
   TorchLibraryHandle cuda;
   ok(aoti_torch_library_init_impl("fastard", "CUDA", __FILE__, __LINE__, &cuda), "open a library");

@@ -13,7 +13,16 @@ from fastard import native
 
 _increment_version = torch.autograd.graph.increment_version
 _COMPILED = {
-    "cpu": {"pgd_step_", "random_start_", "logit_loss", "distill_kl"},
+    "cpu": {
+        "pgd_step_",
+        "random_start_",
+        "logit_loss",
+        "distill_kl",
+        "fold_bn_",
+        "epilogue",
+        "epilogue_backward",
+        "depthwise",
+    },
     "cuda": {"pgd_step_", "logit_loss"},
 }
 
@@ -112,7 +121,8 @@ def register_fakes() -> None:
         return None
 
     for name in ("pgd_step_.Scalar", "pgd_step_.Tensor", "random_start_.Scalar",
-                 "random_start_.Tensor", "logit_loss", "distill_kl"):  # fmt: skip
+                 "random_start_.Tensor", "logit_loss", "distill_kl", "fold_bn_", "epilogue",
+                 "epilogue_backward", "depthwise", "depthwise_backward"):  # fmt: skip
         torch.library.register_fake(f"fastard::{name}", nothing)
 
 

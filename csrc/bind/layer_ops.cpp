@@ -1,0 +1,193 @@
+// The engine's operators: schemas, checks at the boundary, and the way to layers.h.
+#include "../layers.h"
+
+#include "arguments.h"
+#include "ops.h"
+
+namespace fastard {
+namespace {
+
+void check(int status) {
+  if (status == kNoMemory) throw std::bad_alloc();
+  require(!status, "a kernel of the engine failed.");
+}
+
+void require_same(const Tensor& t, const Tensor& like, const char* name) {
+  const std::string who = name;
+  require(t.same_shape(like) && t.same_layout(like), who + " must have x's shape and layout.");
+  require(t.dtype() == like.dtype(), who + " must have x's dtype.");
+  require(t.device_type() == like.device_type() && t.device_index() == like.device_index(),
+          who + " must be on x's device.");
+}
+
+const float* per_channel(const Tensor& t, const Tensor& x, const char* name) {
+  if (!t) return nullptr;
+  require(t.type(name) == kF32 && t.contiguous() && t.numel() == (x.dim() > 1 ? x.sizes()[1] : 1) &&
+              t.device_type() == x.device_type() && t.device_index() == x.device_index(),
+          std::string(name) + " must be one float32 per channel on x's device.");
+  return static_cast<const float*>(t.data());
+}
+
+// arena, table
+void fold_bn(StableIValue* s, uint64_t, uint64_t) {
+  Tensor arena = Tensor::required(s[0]), table = Tensor::required(s[1]);
+  require(table.dtype() == aoti_torch_dtype_int64() && table.contiguous() && table.dim() == 2 &&
+              table.sizes()[1] == kFoldColumns,
+          "table must be contiguous int64 [layers, " + std::to_string(kFoldColumns) + "].");
+  require(arena.contiguous() && arena.device_type() == table.device_type() &&
+              arena.device_index() == table.device_index(),
+          "arena must be contiguous and on the table's device.");
+  FoldArgs a = {arena.mutable_data(), static_cast<const FoldLayer*>(table.data()),
+                table.sizes()[0]};
+  check(cpu_fold(a));
+}
+
+EpilogueArgs epilogue_args(const Tensor& x, const Tensor& scale, const Tensor& shift,
+                           const Tensor& other, const Tensor& saved, int64_t act,
+                           const Tensor& out) {
+  require(act >= kNoAct && act <= kHardswish, "act is not a known code.");
+  require(x.dim() >= 1 && x.dense_samples(), "x must be contiguous or channels_last.");
+  if (other) require_same(other, x, "other");
+  if (saved) require_same(saved, x, "saved");
+  require_same(out, x, "out");
+  EpilogueArgs a = {};
+  a.type = x.type("x");
+  require(a.type != kF64, "x must be float32, float16 or bfloat16.");
+  a.act = int(act);
+  a.count = x.numel();
+  a.channels = x.dim() > 1 ? x.sizes()[1] : 1;
+  a.plane = x.dim() > 2 && a.channels > 1 ? x.strides()[1] : 1;
+  if (x.dim() > 2 && a.channels == 1) a.plane = a.count > 0 ? a.count : 1;
+  a.scale = per_channel(scale, x, "scale");
+  a.shift = per_channel(shift, x, "shift");
+  a.x = x.data();
+  a.other = other.data();
+  a.saved = saved.data();
+  a.out = out.mutable_data();
+  return a;
+}
+
+// x, scale, shift, other, act, out
+void epilogue(StableIValue* s, uint64_t, uint64_t) {
+  Tensor x = Tensor::required(s[0]), scale = Tensor::optional(s[1]), shift = Tensor::optional(s[2]);
+  Tensor other = Tensor::optional(s[3]), out = Tensor::required(s[5]);
+  check(cpu_epilogue(epilogue_args(x, scale, shift, other, Tensor(), decode<int64_t>(s[4]), out)));
+}
+
+// grad, saved, scale, residual, act, out
+void epilogue_backward(StableIValue* s, uint64_t, uint64_t) {
+  Tensor grad = Tensor::required(s[0]), saved = Tensor::optional(s[1]);
+  Tensor scale = Tensor::optional(s[2]), residual = Tensor::optional(s[3]);
+  Tensor out = Tensor::required(s[5]);
+  const int64_t act = decode<int64_t>(s[4]);
+  require(saved || act == kNoAct, "this activation's backward needs saved.");
+  EpilogueArgs a = epilogue_args(grad, scale, Tensor(), residual, saved, act, out);
+  a.backward = true;
+  check(cpu_epilogue(a));
+}
+
+bool channels_last(const Tensor& t) {
+  const int64_t *n = t.sizes(), *at = t.strides();
+  if (t.dim() != 4) return false;
+  const int64_t wanted[4] = {n[1] * n[2] * n[3], 1, n[1] * n[3], n[1]};
+  for (int d = 0; d < 4; ++d)
+    if (n[d] > 1 && at[d] != wanted[d]) return false;
+  return true;
+}
+
+uint8_t* mask(const Tensor& t, const Tensor& image, const char* name, bool write) {
+  if (!t) return nullptr;
+  const int64_t* n = image.sizes();
+  require(t.contiguous() && t.numel() == n[0] * n[2] * n[3] * ((n[1] + 15) / 16 * 2),
+          std::string(name) + " must hold a bit for each of its tensor's values.");
+  return static_cast<uint8_t*>(write ? t.mutable_data() : const_cast<void*>(t.data()));
+}
+
+DepthwiseArgs depthwise_args(const Tensor& x, const Tensor& weight, const Tensor& y,
+                             int64_t stride, int64_t padding) {
+  require(channels_last(x) && channels_last(y) && x.dtype() == y.dtype(),
+          "images must be channels_last and of one dtype.");
+  const int64_t *n = x.sizes(), *m = y.sizes();
+  DepthwiseArgs a = {};
+  a.type = x.type("x");
+  require(a.type == kF32 || a.type == kBF16, "images must be float32 or bfloat16.");
+  require(weight.type("weight") == kF32 && weight.contiguous() && weight.dim() == 3 &&
+              weight.sizes()[0] == weight.sizes()[1] && weight.sizes()[2] == n[1],
+          "weight must be float32 [kernel, kernel, channels].");
+  a.weight = static_cast<const float*>(weight.data());
+  a.batch = n[0];
+  a.channels = n[1];
+  a.height = n[2];
+  a.width = n[3];
+  a.out_height = m[2];
+  a.out_width = m[3];
+  a.kernel = weight.sizes()[0];
+  a.stride = stride;
+  a.padding = padding;
+  require(a.kernel <= 7 && padding >= 0 && padding < a.kernel && stride >= 1,
+          "kernel must be at most 7, padding below it, stride positive.");
+  require(m[0] == n[0] && m[1] == n[1] &&
+              m[2] == (n[2] + 2 * padding - a.kernel) / stride + 1 &&
+              m[3] == (n[3] + 2 * padding - a.kernel) / stride + 1,
+          "y's shape does not follow from x's.");
+  return a;
+}
+
+// x, weight, bias, stride, padding, act, in_act, y, in_bits, out_bits
+void depthwise(StableIValue* s, uint64_t, uint64_t) {
+  Tensor x = Tensor::required(s[0]), weight = Tensor::required(s[1]);
+  Tensor bias = Tensor::optional(s[2]), y = Tensor::required(s[7]);
+  Tensor in_bits = Tensor::optional(s[8]), out_bits = Tensor::optional(s[9]);
+  DepthwiseArgs a = depthwise_args(x, weight, y, decode<int64_t>(s[3]), decode<int64_t>(s[4]));
+  a.act = int(decode<int64_t>(s[5]));
+  a.in_act = int(decode<int64_t>(s[6]));
+  require(a.act <= kRelu6 && a.in_act <= kRelu6, "act must be none, relu or relu6.");
+  a.bias = per_channel(bias, x, "bias");
+  a.in = x.data();
+  a.out = y.mutable_data();
+  a.in_bits = mask(in_bits, x, "in_bits", true);
+  a.out_bits = mask(out_bits, y, "out_bits", true);
+  check(cpu_depthwise(a));
+}
+
+// grad, weight, stride, padding, out_bits, in_bits, dx
+void depthwise_backward(StableIValue* s, uint64_t, uint64_t) {
+  Tensor grad = Tensor::required(s[0]), weight = Tensor::required(s[1]);
+  Tensor out_bits = Tensor::optional(s[4]), in_bits = Tensor::optional(s[5]);
+  Tensor dx = Tensor::required(s[6]);
+  DepthwiseArgs a = depthwise_args(dx, weight, grad, decode<int64_t>(s[2]), decode<int64_t>(s[3]));
+  a.backward = true;
+  a.in = grad.data();
+  a.out = dx.mutable_data();
+  a.in_mask = mask(out_bits, grad, "out_bits", false);
+  a.out_mask = mask(in_bits, dx, "in_bits", false);
+  check(cpu_depthwise(a));
+}
+
+}  // namespace
+
+void define_layer_ops(TorchLibraryHandle lib) {
+  define(lib, "fold_bn_(Tensor(a!) arena, Tensor table) -> ()");
+  define(lib,
+         "epilogue(Tensor x, Tensor? scale, Tensor? shift, Tensor? other, int act, "
+         "Tensor(a!) out) -> ()");
+  define(lib,
+         "epilogue_backward(Tensor grad, Tensor? saved, Tensor? scale, Tensor? residual, "
+         "int act, Tensor(a!) out) -> ()");
+  define(lib,
+         "depthwise(Tensor x, Tensor weight, Tensor? bias, int stride, int padding, int act, "
+         "int in_act, Tensor(a!) y, Tensor(b!)? in_bits, Tensor(c!)? out_bits) -> ()");
+  define(lib,
+         "depthwise_backward(Tensor grad, Tensor weight, int stride, int padding, "
+         "Tensor? out_bits, Tensor? in_bits, Tensor(a!) dx) -> ()");
+}
+
+void implement_layer_ops_cpu(TorchLibraryHandle lib) {
+  implement(lib, "fold_bn_", fold_bn);
+  implement(lib, "epilogue", epilogue);
+  implement(lib, "epilogue_backward", epilogue_backward);
+  implement(lib, "depthwise", depthwise);
+  implement(lib, "depthwise_backward", depthwise_backward);
+}
+
+}  // namespace fastard

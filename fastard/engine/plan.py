@@ -1,0 +1,197 @@
+"""A compiled model: its steps, its folded weights, one device, one dtype, any batch size."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fastard.engine.convolve import Aten, OneDNN, depthwise, flips, onednn
+from fastard.engine.layers import (
+    Activation,
+    Affine,
+    Constant,
+    Convolution,
+    Network,
+    Param,
+    Segment,
+    Sum,
+)
+from fastard.engine.segment import SegmentStep
+from fastard.engine.steps import (
+    ConvolutionStep,
+    DepthwiseStep,
+    EpilogueStep,
+    LinearStep,
+    Step,
+)
+from fastard.engine.values import Gradients
+from fastard.engine.weights import StaleProgram, Weights, live
+
+
+class Plan:
+    """Runs a network's logits and input gradients without autograd where it has steps for it.
+
+    Weights are copies of the model's: call `refresh` after they may have changed. The model itself
+    is held weakly, its modules are checked to be the same ones.
+    """
+
+    def __init__(
+        self, network: Network, model: nn.Module, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.network, self.device, self.dtype = network, device, dtype
+        self.model = weakref.ref(model)
+        self._modules = [weakref.ref(m) for m in model.modules()]
+        self.weights = Weights(device)
+        self.steps: list[Step] = []
+        self.constants: list[tuple[int, Param]] = []
+        self._numbers: dict[fx.Node, int] = {network.source: 0}
+        self._fixed: set[fx.Node] = set()
+        self._kernels: list[Any] = []
+        modules = dict(model.named_modules())
+        for layer in network.layers:
+            self._add(layer, model, modules)
+        self.weights.allocate()
+        self._result = self._number(network.result)
+        self._frees = self._last_uses()
+        self._constant_values: list[tuple[int, Tensor]] = []
+
+    def _number(self, node: fx.Node) -> int:
+        return self._numbers.setdefault(node, len(self._numbers))
+
+    def _add(self, layer: Any, model: nn.Module, modules: dict[str, nn.Module]) -> None:
+        reads = [self._number(node) for node in layer.inputs]
+        if isinstance(layer, Constant):
+            self._fixed.add(layer.output)
+            self.constants.append((self._number(layer.output), layer.param))
+        elif isinstance(layer, Segment):
+            low = None if self.dtype == torch.float32 else self.dtype
+            makes = [self._number(node) for node in layer.outputs]
+            fixed = [node in self._fixed for node in layer.inputs]
+            self.steps.append(SegmentStep(layer, modules, reads, makes, fixed, low))
+        elif isinstance(layer, Convolution):
+            self._add_convolution(layer, model, reads)
+        elif isinstance(layer, Affine):
+            channels = live(model, layer.norm.mean).shape[0]
+            folded = self.weights.affine(layer.norm, channels)
+            made = self._number(layer.output)
+            self.steps.append(EpilogueStep(layer.act, reads, made, folded))
+        elif isinstance(layer, (Sum, Activation)):
+            made = self._number(layer.output)
+            self.steps.append(EpilogueStep(layer.act, reads, made, None))
+        else:
+            raise TypeError(f"no step for a {type(layer).__name__}")
+
+    def _add_convolution(self, layer: Convolution, model: nn.Module, reads: list[int]) -> None:
+        shape = tuple(live(model, layer.weight).shape)
+        if self.device.type == "cpu" and depthwise(layer, shape):
+            self._add_depthwise(layer, shape, reads)
+            return
+        dtype = torch.float32 if layer.head else self.dtype
+        fused = layer.spatial and self.device.type == "cpu" and onednn()[0]
+        last = layer.spatial and (fused or self.device.type == "cuda")
+        folded = self.weights.convolution(
+            layer.weight, layer.bias, layer.before, layer.after, shape, dtype, last,
+            fused and flips(layer, shape))  # fmt: skip
+        made = self._number(layer.output)
+        if not layer.spatial:
+            self.steps.append(LinearStep(folded, reads, made))
+            return
+        kernel: Any = OneDNN(layer, folded) if fused else Aten(layer, folded)
+        self._kernels.append(kernel)
+        self.steps.append(ConvolutionStep(kernel, layer.act, reads, made, dtype))
+
+    def _add_depthwise(self, layer: Convolution, shape: tuple[int, ...], reads: list[int]) -> None:
+        folded = self.weights.convolution(
+            layer.weight, layer.bias, None, layer.after, shape, torch.float32, False, False)  # fmt: skip
+        maker = next((s for s in self.steps if s.makes == reads), None)
+        in_act = "none"
+        if isinstance(maker, ConvolutionStep) and len(layer.inputs[0].users) == 1:
+            in_act, maker.covered = maker.act, True
+        step = DepthwiseStep(layer, folded, reads, self._number(layer.output), in_act, self.dtype)
+        self.steps.append(step)
+        self._kernels.append(step)
+
+    def _last_uses(self) -> list[list[int]]:
+        """After each step, the values that no later step reads."""
+        left = {self._result, *(at for at, _ in self.constants)}
+        frees: list[list[int]] = []
+        for step in reversed(self.steps):
+            now = {*step.reads, *step.makes} - left
+            frees.append(sorted(now))
+            left |= now
+        return frees[::-1]
+
+    def refresh(self) -> None:
+        """Copies the model's weights as they are now.
+
+        Raises:
+            StaleProgram: the model is no longer built as it was.
+        """
+        model = self.model()
+        if model is None:
+            raise StaleProgram("the model is gone")
+        now = list(model.modules())
+        if len(now) != len(self._modules) or any(
+            ref() is not module for ref, module in zip(self._modules, now, strict=True)
+        ):
+            raise StaleProgram("a module of the model was replaced")
+        self.weights.refresh(model)
+        for kernel in self._kernels:
+            kernel.renewed()
+        self._constant_values = [(at, live(model, param).detach()) for at, param in self.constants]
+
+    def forward(self, feed: Tensor) -> Tensor:
+        """Logits in fp32; what `backward` needs is kept."""
+        with torch.no_grad():
+            logits = self._forward(feed)
+        return logits
+
+    def _forward(self, feed: Tensor) -> Tensor:
+        values: list[Any] = [None] * len(self._numbers)
+        values[0] = feed
+        for at, value in self._constant_values:
+            values[at] = value
+        for step, free in zip(self.steps, self._frees, strict=True):
+            step.forward(values)
+            for at in free:
+                values[at] = None
+        return values[self._result].float()
+
+    def infer(self, feed: Tensor) -> Tensor:
+        """Logits in fp32 with no gradient to follow."""
+        with torch.no_grad():
+            values: list[Any] = [None] * len(self._numbers)
+            values[0] = feed
+            for at, value in self._constant_values:
+                values[at] = value
+            for step, free in zip(self.steps, self._frees, strict=True):
+                step.forward(values)
+                step.forget()
+                for at in free:
+                    values[at] = None
+            return values[self._result].float()
+
+    def backward(self, dlogits: Tensor, retain: bool = False) -> Tensor:
+        """The gradient in the feed for a gradient in the logits; retain allows another."""
+        grads = Gradients(len(self._numbers))
+        grads.add(self._result, dlogits, False)
+        with torch.no_grad():
+            for step in reversed(self.steps):
+                step.backward(grads, retain)
+                if not retain:
+                    step.forget()
+        dx, _ = grads.take(0)
+        if dx is None:
+            raise ValueError(
+                "the model's logits do not depend on x through autograd (a detached tensor, "
+                "torch.no_grad or an integer in its forward?); a gradient attack cannot judge it."
+            )
+        return dx
+
+    def forget(self) -> None:
+        """Lets go of the last forward."""
+        for step in self.steps:
+            step.forget()

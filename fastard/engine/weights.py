@@ -1,0 +1,181 @@
+"""Folded copies of the model's weights in one arena, renewed from the live parameters."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastard import ops
+from fastard.engine.layers import Norm, Param
+
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+ALIGNMENT = 64
+
+
+class StaleProgram(Exception):
+    """The model's tensors no longer have the shapes, dtypes or devices the program was made for."""
+
+
+def live(model: nn.Module, param: Param) -> Tensor:
+    """The tensor that the model holds now."""
+    return getattr(model.get_submodule(param.path), param.attribute)
+
+
+@dataclass
+class Folded:
+    """One layer's copies, views into the arena: the weight [O, I, kh, kw] (or [O, I]) with the
+    normalisations in it, the same flipped and transposed [I, O, kh, kw], bias and scale [O]."""
+
+    out_channels: int
+    weight_of: Param | None = None
+    bias_of: Param | None = None
+    before: Norm | None = None
+    after: Norm | None = None
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+    want_flipped: bool = False
+    weight: Tensor | None = None
+    flipped: Tensor | None = None
+    bias: Tensor | None = None
+    scale: Tensor | None = None
+
+
+class Weights:
+    """All folded copies of a program."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.folded: list[Folded] = []
+        self.arena: Tensor | None = None
+        self._pointers: list[int] = []
+        self._expected: list[tuple[tuple[int, ...], torch.dtype]] = []
+        self._table: Tensor | None = None
+        self._offsets: list[tuple[int, int, int, int]] = []
+
+    def convolution(
+        self, weight: Param, bias: Param | None, before: Norm | None, after: Norm | None,
+        shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, flipped: bool,
+    ) -> Folded:  # fmt: skip
+        """Registers a weight to be folded; call `allocate` when all are registered."""
+        entry = Folded(
+            shape[0], weight, bias, before, after, shape, dtype, channels_last, flipped)  # fmt: skip
+        self.folded.append(entry)
+        return entry
+
+    def affine(self, norm: Norm, channels: int) -> Folded:
+        """Registers a normalisation that stays one: its scale and shift per channel, in fp32."""
+        entry = Folded(channels, after=norm)
+        self.folded.append(entry)
+        return entry
+
+    def allocate(self) -> None:
+        size = 0
+
+        def place(elements: int, dtype: torch.dtype) -> int:
+            nonlocal size
+            at, size = size, size + -(-elements * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+            return at
+
+        for f in self.folded:
+            count = 1
+            for n in f.shape:
+                count *= n
+            self._offsets.append(
+                (
+                    place(count, f.dtype) if f.shape else -1,
+                    place(count, f.dtype) if f.want_flipped else -1,
+                    place(f.out_channels, torch.float32),
+                    -1 if f.shape else place(f.out_channels, torch.float32),
+                )
+            )
+        self.arena = torch.zeros(size, dtype=torch.uint8, device=self.device)
+        for f, (w, wt, b, s) in zip(self.folded, self._offsets, strict=True):
+            f.bias = self._view(b, (f.out_channels,), torch.float32, False)
+            if s >= 0:
+                f.scale = self._view(s, (f.out_channels,), torch.float32, False)
+            if w >= 0:
+                f.weight = self._view(w, f.shape, f.dtype, f.channels_last)
+            if wt >= 0:
+                swapped = (f.shape[1], f.shape[0], *f.shape[2:])
+                f.flipped = self._view(wt, swapped, f.dtype, f.channels_last)
+
+    def _view(
+        self, at: int, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool
+    ) -> Tensor:
+        assert self.arena is not None
+        count = 1
+        for n in shape:
+            count *= n
+        flat = self.arena[at : at + count * dtype.itemsize].view(dtype)
+        if channels_last and len(shape) == 4:
+            o, i, h, w = shape
+            return flat.view(o, h, w, i).permute(0, 3, 1, 2)
+        return flat.view(shape)
+
+    def _params(self, f: Folded) -> list[Param | None]:
+        found: list[Param | None] = [f.weight_of, f.bias_of]
+        for norm in (f.after, f.before):
+            found += (
+                [None] * 4 if norm is None else [norm.gain, norm.shift, norm.mean, norm.var]
+            )  # fmt: skip
+        return found
+
+    def refresh(self, model: nn.Module) -> None:
+        """Renews every copy from the model's tensors as they are now, in one launch.
+
+        Raises:
+            StaleProgram: a tensor has another shape, dtype or device than before.
+        """
+        tensors = [
+            None if p is None else live(model, p) for f in self.folded for p in self._params(f)
+        ]
+        # Vectors must be dense; a strided one is copied, and lives until the launch is over.
+        tensors = [t.contiguous() if t is not None and t.dim() == 1 else t for t in tensors]
+        described = [
+            ((), torch.float32) if t is None else ((*t.shape, *t.stride()), t.dtype)
+            for t in tensors
+        ]
+        if any(t is not None and t.device != self.device for t in tensors):
+            raise StaleProgram("the model has moved to another device")
+        if self._expected and described != self._expected:
+            raise StaleProgram("a parameter has changed its shape, layout or dtype")
+        self._expected = described
+        pointers = [0 if t is None else t.data_ptr() for t in tensors]
+        if pointers != self._pointers or self._table is None:
+            self._table = self._build_table(tensors, pointers).to(self.device)
+            self._pointers = pointers
+        assert self.arena is not None
+        ops.fold_bn_(self.arena, self._table, [t for t in tensors if t is not None])
+
+    def _build_table(self, tensors: list[Tensor | None], pointers: list[int]) -> Tensor:
+        rows = []
+        for k, (f, offsets) in enumerate(zip(self.folded, self._offsets, strict=True)):
+            own, at = tensors[10 * k : 10 * k + 10], pointers[10 * k : 10 * k + 10]
+            weight = own[0]
+            if weight is None:
+                shape, strides, kind = (f.out_channels, 0, 0, 0), (0, 0, 0, 0), 0
+            else:
+                shape, strides = padded(tuple(weight.shape), 1), padded(weight.stride(), 1)
+                kind = DTYPES[weight.dtype]
+            types = [kind, *(0 if t is None else DTYPES[t.dtype] for t in own[1:])]
+            epsilons = [bits(0.0 if n is None else n.eps) for n in (f.after, f.before)]
+            rows.append(
+                [
+                    *at, *types, *shape, *strides, *epsilons, *offsets, DTYPES[f.dtype],
+                    int(f.channels_last),
+                ]
+            )  # fmt: skip
+        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), -1)
+
+
+def padded(values: tuple[int, ...], fill: int) -> tuple[int, ...]:
+    return tuple(values) + (fill,) * (4 - len(values))
+
+
+def bits(value: float) -> int:
+    """A double's bits as an int64."""
+    return struct.unpack("<q", struct.pack("<d", value))[0]
