@@ -129,7 +129,7 @@ def clean_eval_logits(model: Model, x: Tensor, precision: str | None = None) -> 
     """
     program = Program(model, precision)
     with program.running(x):
-        return program.infer_feed(x)
+        return program.infer_feed(program.prepared(x))
 
 
 def fgsm(

@@ -64,8 +64,8 @@ def only_user(node: fx.Node) -> fx.Node | None:
 
 
 class _Fuser:
-    def __init__(self, graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
-        self.graph, self.modules = graph, modules
+    def __init__(self, graph: fx.Graph, modules: dict[str, nn.Module], fold: bool) -> None:
+        self.graph, self.modules, self.fold = graph, modules, fold
         self.order = {node: i for i, node in enumerate(graph.nodes)}
         self.taken: set[fx.Node] = set()  # absorbed into a layer that stands elsewhere
         self.made: dict[fx.Node, Layer] = {}  # where layers stand
@@ -84,7 +84,8 @@ class _Fuser:
             layer = convolution(node, self.modules)
             if layer is None:
                 continue
-            self._norm_after(layer)
+            if self.fold:
+                self._norm_after(layer)
             if layer.spatial:
                 self._residual(layer)
                 self._act(layer)
@@ -123,7 +124,7 @@ class _Fuser:
             user = only_user(node)
             reader = next((v for v in self.made.values() if isinstance(v, Convolution)
                            and v.inputs[0] is node and node not in v.inputs[1:]), None)  # fmt: skip
-            if user is not None and reader is not None and self._folds_before(reader):
+            if user is not None and reader is not None and self.fold and self._folds_before(reader):
                 reader.before = norm
                 reader.inputs[0] = node.args[0]
                 self.taken.add(node)
@@ -189,7 +190,9 @@ def _segment(nodes: list[fx.Node]) -> Segment:
     return Segment(list(inputs), outputs[-1] if outputs else nodes[-1], nodes, outputs)
 
 
-def fuse(traced: Traced, model: nn.Module, x: Tensor) -> tuple[Network, Tensor]:
+def fuse(
+    traced: Traced, model: nn.Module, x: Tensor, fold: bool = True
+) -> tuple[Network, Tensor]:
     """The layers of a traced eval-mode model, and its logits for the example x.
 
     Raises:
@@ -206,7 +209,7 @@ def fuse(traced: Traced, model: nn.Module, x: Tensor) -> tuple[Network, Tensor]:
         raise Untraceable("its forward does not return one tensor")
     _drop(graph, modules)
     result = next(n for n in graph.nodes if n.op == "output").args[0]
-    fuser = _Fuser(graph, modules)
+    fuser = _Fuser(graph, modules, fold)
     source, mean, std = sources[0], None, None
     head = normaliser(source)
     if head is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,8 +28,11 @@ from fastard.engine.steps import (
     LinearStep,
     Step,
 )
+from fastard.engine.trace import hooked
 from fastard.engine.values import Gradients
 from fastard.engine.weights import StaleProgram, Weights, live
+
+Record = list[Any]
 
 
 class Plan:
@@ -39,17 +43,24 @@ class Plan:
     """
 
     def __init__(
-        self, network: Network, model: nn.Module, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self.network, self.device, self.dtype = network, device, dtype
+        self, network: Network, model: nn.Module, device: torch.device,
+        dtype: torch.dtype = torch.float32, layout: str = "auto",
+    ) -> None:  # fmt: skip
+        self.network, self.device, self.dtype, self.layout = network, device, dtype, layout
+        self.shapes: dict[int, tuple[int, ...]] = {}  # of each convolution's weight, by layer id
         self.model = weakref.ref(model)
         self._modules = [weakref.ref(m) for m in model.modules()]
+        self._hooked = [hooked(m) for m in model.modules()]
         self.weights = Weights(device)
         self.steps: list[Step] = []
         self.constants: list[tuple[int, Param]] = []
+        self.mean: Tensor | None = None
+        self.std: Tensor | None = None
         self._numbers: dict[fx.Node, int] = {network.source: 0}
         self._fixed: set[fx.Node] = set()
-        self._kernels: list[Any] = []
+        self.kernels: list[Any] = []
+        # Whether a segment calls modules that hold parameters.
+        self.opaque = False
         modules = dict(model.named_modules())
         for layer in network.layers:
             self._add(layer, model, modules)
@@ -71,6 +82,8 @@ class Plan:
             makes = [self._number(node) for node in layer.outputs]
             fixed = [node in self._fixed for node in layer.inputs]
             self.steps.append(SegmentStep(layer, modules, reads, makes, fixed, low))
+            called = (modules[str(n.target)] for n in layer.nodes if n.op == "call_module")
+            self.opaque |= any(True for module in called for _ in module.parameters())
         elif isinstance(layer, Convolution):
             self._add_convolution(layer, model, reads)
         elif isinstance(layer, Affine):
@@ -85,13 +98,13 @@ class Plan:
             raise TypeError(f"no step for a {type(layer).__name__}")
 
     def _add_convolution(self, layer: Convolution, model: nn.Module, reads: list[int]) -> None:
-        shape = tuple(live(model, layer.weight).shape)
-        if self.device.type == "cpu" and depthwise(layer, shape):
+        shape = self.shapes[id(layer)] = tuple(live(model, layer.weight).shape)
+        if self.device.type == "cpu" and self.layout != "contiguous" and depthwise(layer, shape):
             self._add_depthwise(layer, shape, reads)
             return
         dtype = torch.float32 if layer.head else self.dtype
-        fused = layer.spatial and self.device.type == "cpu" and onednn()[0]
-        last = layer.spatial and (fused or self.device.type == "cuda")
+        last = layer.spatial and self.layout != "contiguous"
+        fused = last and self.device.type == "cpu" and onednn()[0]
         folded = self.weights.convolution(
             layer.weight, layer.bias, layer.before, layer.after, shape, dtype, last,
             fused and flips(layer, shape))  # fmt: skip
@@ -100,7 +113,7 @@ class Plan:
             self.steps.append(LinearStep(folded, reads, made))
             return
         kernel: Any = OneDNN(layer, folded) if fused else Aten(layer, folded)
-        self._kernels.append(kernel)
+        self.kernels.append(kernel)
         self.steps.append(ConvolutionStep(kernel, layer.act, reads, made, dtype))
 
     def _add_depthwise(self, layer: Convolution, shape: tuple[int, ...], reads: list[int]) -> None:
@@ -112,7 +125,7 @@ class Plan:
             in_act, maker.covered = maker.act, True
         step = DepthwiseStep(layer, folded, reads, self._number(layer.output), in_act, self.dtype)
         self.steps.append(step)
-        self._kernels.append(step)
+        self.kernels.append(step)
 
     def _last_uses(self) -> list[list[int]]:
         """After each step, the values that no later step reads."""
@@ -138,60 +151,62 @@ class Plan:
             ref() is not module for ref, module in zip(self._modules, now, strict=True)
         ):
             raise StaleProgram("a module of the model was replaced")
+        if [hooked(m) for m in now] != self._hooked:
+            raise StaleProgram("hooks were added or removed")
         self.weights.refresh(model)
-        for kernel in self._kernels:
+        for kernel in self.kernels:
             kernel.renewed()
-        self._constant_values = [(at, live(model, param).detach()) for at, param in self.constants]
+        self._constant_values = [
+            (at, _usable(live(model, param))) for at, param in self.constants
+        ]
+        if self.opaque and any(t.is_inference() for t in (*model.parameters(), *model.buffers())):
+            raise StaleProgram("modules with parameters made under inference_mode")
+        if self.network.mean is not None and self.network.std is not None:
+            self.mean = live(model, self.network.mean).detach().float().reshape(-1)
+            self.std = live(model, self.network.std).detach().float().reshape(-1)
 
-    def forward(self, feed: Tensor) -> Tensor:
-        """Logits in fp32; what `backward` needs is kept."""
-        with torch.no_grad():
-            logits = self._forward(feed)
-        return logits
+    def normalised(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The feed of model inputs x, and the std that leads its gradient back to them."""
+        if self.mean is None or self.std is None:
+            return x.to(self.dtype), None
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        std = self.std.view(shape)
+        return ((x - self.mean.view(shape)) / std).to(self.dtype), std
 
-    def _forward(self, feed: Tensor) -> Tensor:
+    def forward(self, feed: Tensor) -> tuple[Tensor, Record]:
+        """Logits in fp32, and what `backward` needs."""
+        record: Record = []
+        return self._run(feed, record.append), record
+
+    def infer(self, feed: Tensor) -> Tensor:
+        """Logits in fp32 with no gradient to follow."""
+        return self._run(feed, lambda saved: None)
+
+    @torch.no_grad()
+    def _run(self, feed: Tensor, keep: Callable[[Any], None]) -> Tensor:
         values: list[Any] = [None] * len(self._numbers)
         values[0] = feed
         for at, value in self._constant_values:
             values[at] = value
         for step, free in zip(self.steps, self._frees, strict=True):
-            step.forward(values)
+            keep(step.forward(values))
             for at in free:
                 values[at] = None
         return values[self._result].float()
 
-    def infer(self, feed: Tensor) -> Tensor:
-        """Logits in fp32 with no gradient to follow."""
-        with torch.no_grad():
-            values: list[Any] = [None] * len(self._numbers)
-            values[0] = feed
-            for at, value in self._constant_values:
-                values[at] = value
-            for step, free in zip(self.steps, self._frees, strict=True):
-                step.forward(values)
-                step.forget()
-                for at in free:
-                    values[at] = None
-            return values[self._result].float()
-
-    def backward(self, dlogits: Tensor, retain: bool = False) -> Tensor:
-        """The gradient in the feed for a gradient in the logits; retain allows another."""
+    @torch.no_grad()
+    def backward(self, record: Record, dlogits: Tensor, retain: bool = False) -> Tensor | None:
+        """The gradient in the feed for one in the logits, None where there is no way to it; the
+        record is used up unless `retain`."""
         grads = Gradients(len(self._numbers))
         grads.add(self._result, dlogits, False)
-        with torch.no_grad():
-            for step in reversed(self.steps):
-                step.backward(grads, retain)
-                if not retain:
-                    step.forget()
-        dx, _ = grads.take(0)
-        if dx is None:
-            raise ValueError(
-                "the model's logits do not depend on x through autograd (a detached tensor, "
-                "torch.no_grad or an integer in its forward?); a gradient attack cannot judge it."
-            )
-        return dx
+        for at in reversed(range(len(self.steps))):
+            self.steps[at].backward(record[at], grads, retain)
+            if not retain:
+                record[at] = None
+        return grads.take(0)[0]
 
-    def forget(self) -> None:
-        """Lets go of the last forward."""
-        for step in self.steps:
-            step.forget()
+
+def _usable(t: Tensor) -> Tensor:
+    """A constant that autograd may save."""
+    return t.clone() if t.is_inference() else t.detach()

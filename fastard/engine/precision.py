@@ -87,17 +87,17 @@ class FullPrecisionHead(TorchFunctionMode):
 
 
 @contextmanager
-def _tf32(allowed: bool | None) -> Iterator[None]:
+def tf32(allowed: bool | None) -> Iterator[None]:
     if allowed is None or not torch.cuda.is_available():
         yield
         return
-    matmul, conv = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    matmul, conv = torch.backends.cuda.matmul.allowtf32, torch.backends.cudnn.allowtf32
     try:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+        torch.backends.cuda.matmul.allowtf32 = torch.backends.cudnn.allowtf32 = allowed
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
-        torch.backends.cudnn.allow_tf32 = conv
+        torch.backends.cuda.matmul.allowtf32 = matmul
+        torch.backends.cudnn.allowtf32 = conv
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def arithmetic(precision: Precision, model: Model, device_type: str) -> Iterator
     head = head_weight(model) if low else None
     torch.clear_autocast_cache()
     try:
-        with _tf32(precision.tf32), torch.autocast(device_type, dtype=precision.dtype, enabled=low):
+        with tf32(precision.tf32), torch.autocast(device_type, dtype=precision.dtype, enabled=low):
             if head is None:
                 yield
             else:

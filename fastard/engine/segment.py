@@ -12,6 +12,9 @@ from fastard.engine.trace import written
 from fastard.engine.values import Gradients
 
 
+Values = list[Any]
+
+
 class SegmentStep:
     """Runs the nodes as they are; the gradient comes from autograd over this piece alone."""
 
@@ -22,11 +25,10 @@ class SegmentStep:
         self.reads, self.makes, self.constant, self.low = reads, makes, constant, low
         self.writes = any(written(node, modules) is not None for node in layer.nodes)
         self.run = _compiled(layer, modules)
-        self._leaves: list[Tensor | None] = []
-        self._outputs: list[Any] = []
 
-    def forward(self, values: Values) -> None:
-        given, self._leaves = [], []
+    def forward(self, values: Values) -> tuple[list[Tensor | None], list[Any]]:
+        given: list[Any] = []
+        leaves: list[Tensor | None] = []
         with torch.enable_grad():
             for value, constant in zip((values[i] for i in self.reads), self.constant, strict=True):
                 leaf = None
@@ -36,7 +38,7 @@ class SegmentStep:
                         leaf = value.requires_grad_()
                         # Writing into a leaf that requires a gradient is refused.
                         value = leaf.clone() if self.writes else leaf
-                self._leaves.append(leaf)
+                leaves.append(leaf)
                 given.append(value)
             if self.low is None:
                 outputs = self.run(*given)
@@ -44,19 +46,22 @@ class SegmentStep:
                 kind = next(t.device.type for t in given if isinstance(t, Tensor))
                 with torch.autocast(kind, dtype=self.low, cache_enabled=False):
                     outputs = self.run(*given)
-        self._outputs = list(outputs)
         for at, value in zip(self.makes, outputs, strict=True):
             values[at] = value.detach() if isinstance(value, Tensor) else value
+        return leaves, list(outputs)
 
-    def backward(self, grads: Gradients, retain: bool) -> None:
+    def backward(
+        self, saved: tuple[list[Tensor | None], list[Any]], grads: Gradients, retain: bool
+    ) -> None:
+        leaves, outputs = saved
         sources, seeds = [], []
-        for at, output in zip(self.makes, self._outputs, strict=True):
+        for at, output in zip(self.makes, outputs, strict=True):
             grad, _ = grads.take(at)
             if grad is None or not isinstance(output, Tensor) or not output.requires_grad:
                 continue
             sources.append(output)
             seeds.append(grad.to(output.dtype))
-        wanted = [(at, leaf) for at, leaf in zip(self.reads, self._leaves, strict=True)
+        wanted = [(at, leaf) for at, leaf in zip(self.reads, leaves, strict=True)
                   if leaf is not None]  # fmt: skip
         if not sources or not wanted:
             return
@@ -65,12 +70,6 @@ class SegmentStep:
         for (at, _), grad in zip(wanted, found, strict=True):
             # autograd may answer with one buffer for several inputs, or with the seed itself.
             grads.add(at, grad, False)
-
-    def forget(self) -> None:
-        self._leaves, self._outputs = [], []
-
-
-Values = list[Any]
 
 
 def _compiled(layer: Segment, modules: dict[str, nn.Module]) -> fx.GraphModule:

@@ -16,18 +16,14 @@ Values = list[Any]
 
 
 class Step(Protocol):
-    """What a plan runs."""
+    """What a plan runs. `forward` returns what its backward pass needs."""
 
     reads: list[int]
     makes: list[int]
 
-    def forward(self, values: Values) -> None: ...
+    def forward(self, values: Values) -> Any: ...
 
-    def backward(self, grads: Gradients, retain: bool) -> None: ...
-
-    def forget(self) -> None:
-        """Lets go of what the backward pass would have needed."""
-        ...
+    def backward(self, saved: Any, grads: Gradients, retain: bool) -> None: ...
 
 
 class ConvolutionStep:
@@ -40,42 +36,35 @@ class ConvolutionStep:
         self.reads, self.makes = reads, [makes]
         # Whether the only reader applies the activation's mask.
         self.covered = False
-        self._saved: Tensor | None = None
-        self._shape = torch.Size()
 
-    def forward(self, values: Values) -> None:
+    def forward(self, values: Values) -> tuple[torch.Size, Tensor | None]:
         x = values[self.reads[0]].to(self.dtype)
         other = values[self.reads[1]].to(self.dtype) if len(self.reads) > 1 else None
         y = self.kernel.forward(x, other)
-        self._shape = x.shape
-        self._saved = y if self.act != "none" and not self.covered else None
         values[self.makes[0]] = y
+        return x.shape, (y if self.act != "none" and not self.covered else None)
 
-    def backward(self, grads: Gradients, retain: bool) -> None:
+    def backward(
+        self, saved: tuple[torch.Size, Tensor | None], grads: Gradients, retain: bool
+    ) -> None:
         grad, owned = grads.take(self.makes[0])
         if grad is None:
             return
         if grad.dtype != self.dtype:
             grad, owned = grad.to(self.dtype), True
-        saved = self._saved
-        if saved is not None:
-            into = grad if owned and dense_like(grad, saved) else None
-            grad, owned = ops.epilogue_backward(grad, saved, act=self.act, out=into), True
+        shape, output = saved
+        if output is not None:
+            into = grad if owned and dense_like(grad, output) else None
+            grad, owned = ops.epilogue_backward(grad, output, act=self.act, out=into), True
         x = self.reads[0]
-        held, mine = grads.peek(x)
-        usable = (
-            held is not None and mine and held.dtype == self.dtype
-            and held.is_contiguous(memory_format=torch.channels_last)
-        )  # fmt: skip
-        if usable:
-            grads.set(x, self.kernel.backward(grad, self._shape, held))
+        held = grads.extendable(x, self.dtype)
+        dx = self.kernel.backward(grad, shape, held)
+        if held is None:
+            grads.add(x, dx, True)
         else:
-            grads.add(x, self.kernel.backward(grad, self._shape, None), True)
+            grads.set(x, dx)
         if len(self.reads) > 1:
             grads.add(self.reads[1], grad, owned)
-
-    def forget(self) -> None:
-        self._saved = None
 
 
 class LinearStep:
@@ -83,23 +72,19 @@ class LinearStep:
 
     def __init__(self, weights: Folded, reads: list[int], makes: int) -> None:
         self.weights, self.reads, self.makes = weights, reads, [makes]
-        self._dtype = weights.dtype
 
-    def forward(self, values: Values) -> None:
+    def forward(self, values: Values) -> torch.dtype:
         w = self.weights
         x = values[self.reads[0]]
-        self._dtype = x.dtype
         bias = w.bias if w.bias is None or w.dtype == torch.float32 else w.bias.to(w.dtype)
         values[self.makes[0]] = torch.nn.functional.linear(x.to(w.dtype), w.weight, bias)
+        return x.dtype
 
-    def backward(self, grads: Gradients, retain: bool) -> None:
+    def backward(self, saved: torch.dtype, grads: Gradients, retain: bool) -> None:
         grad, _ = grads.take(self.makes[0])
         if grad is not None:
             dx = torch.matmul(grad.to(self.weights.dtype), self.weights.weight)
-            grads.add(self.reads[0], dx.to(self._dtype), True)
-
-    def forget(self) -> None:
-        """Nothing is kept: a linear map's gradient needs no input."""
+            grads.add(self.reads[0], dx.to(saved), True)
 
 
 class EpilogueStep:
@@ -108,9 +93,8 @@ class EpilogueStep:
     def __init__(self, act: str, reads: list[int], makes: int, weights: Folded | None) -> None:
         self.act, self.weights = act, weights
         self.reads, self.makes = reads, [makes]
-        self._saved: Tensor | None = None
 
-    def forward(self, values: Values) -> None:
+    def forward(self, values: Values) -> Tensor | None:
         x = values[self.reads[0]]
         other = values[self.reads[1]] if len(self.reads) > 1 else None
         if other is not None and other.dtype != x.dtype:
@@ -121,40 +105,33 @@ class EpilogueStep:
             scale, shift = self.weights.scale, self.weights.bias
         x = ops.layers.dense(x)
         y = ops.epilogue(x, scale, shift, other, self.act)
-        if self.act in ("relu", "relu6"):
-            self._saved = y
-        elif self.act != "none":
-            self._saved = x
         values[self.makes[0]] = y
+        if self.act in ("relu", "relu6"):
+            return y
+        return None if self.act == "none" else x
 
-    def backward(self, grads: Gradients, retain: bool) -> None:
+    def backward(self, saved: Tensor | None, grads: Gradients, retain: bool) -> None:
         grad, owned = grads.take(self.makes[0])
         if grad is None:
             return
-        saved = self._saved
         scale = self.weights.scale if self.weights is not None else None
         if saved is not None and grad.dtype != saved.dtype:
             grad, owned = grad.to(saved.dtype), True
-        a = self.reads[0]
+        a, alone = self.reads[0], len(self.reads) == 1
         if saved is not None or scale is not None:
-            residual = grads.buffer(a, grad if saved is None else saved)
+            residual = grads.buffer(a, grad if saved is None else saved) if alone else None
             into = residual
             if into is None and owned and (saved is None or dense_like(grad, saved)):
                 into = grad
             grad = ops.epilogue_backward(grad, saved, scale, residual, self.act, out=into)
-            owned = True
             if residual is not None:
                 grads.set(a, grad)
-            else:
-                grads.add(a, grad, len(self.reads) == 1)
-        else:
-            grads.add(a, grad, owned and len(self.reads) == 1)
-        if len(self.reads) > 1:
+                return
+            owned = True
+        grads.add(a, grad, owned and alone)
+        if not alone:
             # Both operands read one buffer: neither may write it.
             grads.add(self.reads[1], grad, False)
-
-    def forget(self) -> None:
-        self._saved = None
 
 
 class DepthwiseStep:
@@ -170,8 +147,6 @@ class DepthwiseStep:
     ) -> None:  # fmt: skip
         self.layer, self.weights, self.in_act, self.dtype = layer, weights, in_act, dtype
         self.reads, self.makes = reads, [makes]
-        self._bits: tuple[Tensor | None, Tensor | None] = (None, None)
-        self._shape = torch.Size()
         self._filter: Tensor | None = None
 
     def renewed(self) -> None:
@@ -179,26 +154,26 @@ class DepthwiseStep:
         assert self.weights.weight is not None
         self._filter = self.weights.weight[:, 0].permute(1, 2, 0).contiguous()
 
-    def forward(self, values: Values) -> None:
+    def forward(self, values: Values) -> tuple[torch.Size, Tensor | None, Tensor | None]:
         x = values[self.reads[0]].to(self.dtype)
         assert self._filter is not None
         layer = self.layer
-        y, *bits = ops.layers.depthwise(
+        y, in_bits, out_bits = ops.layers.depthwise(
             x, self._filter, self.weights.bias, layer.stride[0], layer.padding[0], layer.act,
             self.in_act)  # fmt: skip
-        self._shape, self._bits = x.shape, (bits[0], bits[1])
         values[self.makes[0]] = y
+        return x.shape, in_bits, out_bits
 
-    def backward(self, grads: Gradients, retain: bool) -> None:
+    def backward(
+        self, saved: tuple[torch.Size, Tensor | None, Tensor | None], grads: Gradients,
+        retain: bool,
+    ) -> None:  # fmt: skip
         grad, _ = grads.take(self.makes[0])
         if grad is None:
             return
         assert self._filter is not None
-        layer, (in_bits, out_bits) = self.layer, self._bits
+        layer, (shape, in_bits, out_bits) = self.layer, saved
         dx = ops.layers.depthwise_backward(
-            grad.to(self.dtype), self._filter, self._shape, layer.stride[0], layer.padding[0],
+            grad.to(self.dtype), self._filter, shape, layer.stride[0], layer.padding[0],
             out_bits, in_bits)  # fmt: skip
         grads.add(self.reads[0], dx, True)
-
-    def forget(self) -> None:
-        self._bits = (None, None)

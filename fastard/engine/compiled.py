@@ -1,0 +1,144 @@
+"""Plans by model and circumstance: made once, checked against autograd, kept beside the model."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import weakref
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastard.engine.fuse import fuse
+from fastard.engine.plan import Plan
+from fastard.engine.trace import Untraceable, first_line, trace
+
+# A traced program is wrong by orders of magnitude or by rounding; kinks that rounding crosses lie
+# between, and are then judged in fp64.
+CLOSE = 0.02
+
+
+class Compiled(NamedTuple):
+    """A plan, or None and why there is none."""
+
+    plan: Plan | None
+    reason: str
+
+
+_PLANS: weakref.WeakKeyDictionary[nn.Module, dict[Any, Compiled]] = weakref.WeakKeyDictionary()
+_LOCK = threading.RLock()
+
+
+def obstacle(model: Any, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why this model is not compiled at all, if so."""
+    if not isinstance(model, nn.Module):
+        return "a function is not traced, only an nn.Module is"
+    if device.type not in ("cpu", "cuda"):
+        return f"there are no kernels for {device.type}"
+    kinds = {t.dtype for t in model.parameters() if t.is_floating_point()} | {dtype}
+    if kinds != {torch.float32}:
+        return f"{', '.join(sorted(str(k)[6:] for k in kinds))} input or parameters, not float32"
+    if any(t.is_meta for t in model.parameters()):
+        return "parameters on the meta device"
+    return None
+
+
+def compiled(model: nn.Module, sample: Tensor, dtype: torch.dtype, options: tuple[Any, ...] = (True, "auto", False)) -> Compiled:
+    """The plan of an eval-mode model for inputs like `sample` (fp32, as the model takes them)."""
+    key = (tuple(sample.shape[1:]), sample.device, dtype, options)
+    with _LOCK:
+        known = _PLANS.setdefault(model, {})
+        found = known.get(key)
+        if found is None:
+            found = known[key] = _make(model, sample, dtype, options)
+        return found
+
+
+def discard(model: nn.Module) -> None:
+    """Forgets the model's plans: it is no longer built as it was."""
+    with _LOCK:
+        _PLANS.pop(model, None)
+
+
+def _make(model: nn.Module, sample: Tensor, dtype: torch.dtype, options: tuple[Any, ...]) -> Compiled:
+    devices = [sample.device] if sample.is_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        generator = torch.Generator().manual_seed(0)
+        # Not the caller's images: flat ones put activations exactly on their kinks.
+        shape = (min(len(sample), 2), *sample.shape[1:])
+        low, high = float(sample.min()), float(sample.max())
+        x = (torch.rand(shape, generator=generator) * (high - low) + low).to(sample.device)
+        try:
+            fold, layout, _ = options
+            network, _ = fuse(trace(model), model, x, fold)
+            plan = Plan(network, model, x.device, dtype, layout)
+            checked = plan
+            if dtype != torch.float32:
+                checked = Plan(network, model, x.device, torch.float32, layout)
+            wrong = disagreement(model, checked, x)
+        except Untraceable as error:
+            return Compiled(None, str(error))
+        except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
+            return Compiled(None, f"it could not be compiled ({first_line(error)})")
+    if wrong is not None:
+        return Compiled(None, wrong)
+    return Compiled(plan, "traced, folded, fused")
+
+
+def _gradient(model: Any, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        # A copy, since some models write into their input.
+        logits = model(leaf.clone())
+        (dx,) = torch.autograd.grad(logits, leaf, seed.to(logits.dtype))
+    return logits.detach(), dx
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """The largest relative error of a row."""
+    a, b = a.double().flatten(1), b.double().flatten(1)
+    return float(((a - b).norm(dim=1) / b.norm(dim=1).clamp(min=1e-30)).max())
+
+
+def disagreement(model: nn.Module, plan: Plan, x: Tensor) -> str | None:
+    """What the plan gets wrong beside the module's own autograd, if anything."""
+    if any(t.is_inference() for t in (*model.parameters(), *model.buffers())):
+        x = x.clone()
+    plan.refresh()
+    feed, std = plan.normalised(x)
+    logits, record = plan.forward(feed)
+    generator = torch.Generator().manual_seed(1)
+    if logits.dim() != 2 or len(logits) != len(x):
+        return None  # the caller refuses such logits with a sentence of its own
+    seed = torch.randn(logits.shape, generator=generator).to(x.device)
+    dx = plan.backward(record, seed)
+    own = functional(model)
+    try:
+        exact = _gradient(own, x, seed)
+    except RuntimeError as error:
+        return f"autograd refuses it ({first_line(error)})"
+    if dx is None:
+        return "its logits do not depend on the input through autograd"
+    pair = (logits, dx if std is None else dx / std)
+    if all(_distance(a, b) <= CLOSE for a, b in zip(pair, exact, strict=True)):
+        return None
+    wide = copy.deepcopy(model).double()
+    truth = _gradient(wide, x.double(), seed.double())
+    for name, a, b, c in zip(("logits", "gradient"), pair, exact, truth, strict=True):
+        ours, eager = _distance(a, c), _distance(b, c)
+        if not ours <= 4 * eager + 1e-3:
+            return (
+                f"the traced {name} differ from the module's own (relative error {ours:.1e}, "
+                f"autograd's {eager:.1e}): random or stateful forward?"
+            )
+    return None
+
+
+def functional(model: nn.Module) -> Any:
+    """The model, with clones in place of tensors that were made under inference_mode."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    if not any(t.is_inference() for t in tensors.values()):
+        return model
+    clones = {name: t.clone() for name, t in tensors.items()}
+    return lambda x: torch.func.functional_call(model, clones, (x,))
