@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import threading
 import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 
 from fastard.engine.fuse import fuse
 from fastard.engine.plan import Plan
-from fastard.engine.trace import Untraceable, first_line, trace
+from fastard.engine.trace import HOOKS, Untraceable, first_line, hooked, trace
 
 # A traced program is wrong by orders of magnitude or by rounding; kinks that rounding crosses lie
 # between, and are then judged in fp64.
@@ -71,12 +74,14 @@ def _make(model: nn.Module, sample: Tensor, dtype: torch.dtype, options: tuple[A
         x = (torch.rand(shape, generator=generator) * (high - low) + low).to(sample.device)
         try:
             fold, layout, _ = options
-            network, _ = fuse(trace(model), model, x, fold)
-            plan = Plan(network, model, x.device, dtype, layout)
-            checked = plan
-            if dtype != torch.float32:
+            traced = trace(model)
+            with unhooked(model):
+                network, _ = fuse(traced, model, x, fold)
                 checked = Plan(network, model, x.device, torch.float32, layout)
-            wrong = disagreement(model, checked, x)
+                wrong = disagreement(model, checked, x)
+            plan = checked
+            if dtype != torch.float32 or any(hooked(m) for m in model.modules()):
+                plan = Plan(network, model, x.device, dtype, layout)
         except Untraceable as error:
             return Compiled(None, str(error))
         except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
@@ -142,3 +147,16 @@ def functional(model: nn.Module) -> Any:
         return model
     clones = {name: t.clone() for name, t in tensors.items()}
     return lambda x: torch.func.functional_call(model, clones, (x,))
+
+
+@contextmanager
+def unhooked(model: nn.Module) -> Iterator[None]:
+    """Runs a block without the modules' hooks: they fire in attacks, not while a plan is made."""
+    kept = [(m, name, getattr(m, name)) for m in model.modules() for name in HOOKS if hooked(m)]
+    try:
+        for module, name, _ in kept:
+            setattr(module, name, OrderedDict())
+        yield
+    finally:
+        for module, name, hooks in kept:
+            setattr(module, name, hooks)

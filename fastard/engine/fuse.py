@@ -203,6 +203,8 @@ def fuse(
     for extra in sources[1:]:
         if extra.users:
             raise Untraceable(f"its forward takes another input, {extra.name}")
+    for node in graph.nodes:
+        node.meta["opaque"] = node.op == "call_module" and node.target in traced.leaves
     logits = run_example(model, graph, x)
     result = next(n for n in graph.nodes if n.op == "output").args[0]
     if not isinstance(result, fx.Node) or not isinstance(logits, Tensor):
@@ -220,7 +222,22 @@ def fuse(
     fuser.sums_and_activations()
     layers = fuser.layers(source)
     network = Network(layers, source, result, mean, std, traced.leaves)
-    linears = [v for v in layers if isinstance(v, Convolution) and not v.spatial]
-    if linears:
-        linears[-1].head = True
+    _mark_head(network, modules)
     return network, logits
+
+
+def _mark_head(network: Network, modules: dict[str, nn.Module]) -> None:
+    """The last linear layer stays in fp32, also where autograd runs it."""
+    for layer in reversed(network.layers):
+        if isinstance(layer, Convolution) and not layer.spatial:
+            layer.head = True
+            return
+        if isinstance(layer, Segment):
+            for node in reversed(layer.nodes):
+                module = modules[str(node.target)] if node.op == "call_module" else None
+                inner = [] if module is None else list(module.named_modules())
+                for name, part in reversed(inner):
+                    if isinstance(part, nn.Linear):
+                        path = f"{node.target}.{name}".rstrip(".")
+                        network.head = Param(path, "weight")
+                        return

@@ -110,6 +110,8 @@ class Network:
     mean: Param | None = None
     std: Param | None = None
     leaves: dict[str, str] = field(default_factory=dict)
+    # The last linear layer's weight where a segment runs it.
+    head: Param | None = None
 
 
 def plain(module: nn.Module, kind: type[nn.Module]) -> bool:

@@ -81,7 +81,8 @@ class Plan:
             low = None if self.dtype == torch.float32 else self.dtype
             makes = [self._number(node) for node in layer.outputs]
             fixed = [node in self._fixed for node in layer.inputs]
-            self.steps.append(SegmentStep(layer, modules, reads, makes, fixed, low))
+            head = self._head if self.network.head is not None else None
+            self.steps.append(SegmentStep(layer, modules, reads, makes, fixed, low, head))
             called = (modules[str(n.target)] for n in layer.nodes if n.op == "call_module")
             self.opaque |= any(True for module in called for _ in module.parameters())
         elif isinstance(layer, Convolution):
@@ -96,6 +97,11 @@ class Plan:
             self.steps.append(EpilogueStep(layer.act, reads, made, None))
         else:
             raise TypeError(f"no step for a {type(layer).__name__}")
+
+    def _head(self) -> Tensor:
+        model = self.model()
+        assert model is not None and self.network.head is not None
+        return live(model, self.network.head)
 
     def _add_convolution(self, layer: Convolution, model: nn.Module, reads: list[int]) -> None:
         shape = self.shapes[id(layer)] = tuple(live(model, layer.weight).shape)

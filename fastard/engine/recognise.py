@@ -36,7 +36,10 @@ def shape(node: Any) -> tuple[int, ...] | None:
 
 
 def module_of(node: fx.Node, modules: Modules) -> nn.Module | None:
-    return modules[str(node.target)] if node.op == "call_module" else None
+    """The module that the node calls, unless it must be called as it is."""
+    if node.op != "call_module" or node.meta.get("opaque"):
+        return None
+    return modules[str(node.target)]
 
 
 def dropped(node: fx.Node, modules: Modules) -> bool:

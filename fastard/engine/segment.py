@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fastard.engine.layers import Segment
+from fastard.engine.precision import FullPrecisionHead
 from fastard.engine.trace import written
 from fastard.engine.values import Gradients
 
@@ -20,9 +23,10 @@ class SegmentStep:
 
     def __init__(
         self, layer: Segment, modules: dict[str, nn.Module], reads: list[int], makes: list[int],
-        constant: list[bool], low: torch.dtype | None,
+        constant: list[bool], low: torch.dtype | None, head: Callable[[], Tensor] | None = None,
     ) -> None:  # fmt: skip
-        self.reads, self.makes, self.constant, self.low = reads, makes, constant, low
+        self.reads, self.makes, self.constant = reads, makes, constant
+        self.low, self.head = low, head
         self.writes = any(written(node, modules) is not None for node in layer.nodes)
         self.run = _compiled(layer, modules)
 
@@ -44,7 +48,12 @@ class SegmentStep:
                 outputs = self.run(*given)
             else:
                 kind = next(t.device.type for t in given if isinstance(t, Tensor))
-                with torch.autocast(kind, dtype=self.low, cache_enabled=False):
+                with ExitStack() as around:
+                    around.enter_context(
+                        torch.autocast(kind, dtype=self.low, cache_enabled=False)
+                    )
+                    if self.head is not None:
+                        around.enter_context(FullPrecisionHead(self.head(), kind))
                     outputs = self.run(*given)
         for at, value in zip(self.makes, outputs, strict=True):
             values[at] = value.detach() if isinstance(value, Tensor) else value

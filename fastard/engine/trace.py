@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-_HOOKS = (
+HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
 )  # fmt: skip
 
@@ -30,7 +30,7 @@ class Traced:
 
 def hooked(module: nn.Module) -> bool:
     """Whether calling the module does more than its forward."""
-    return any(getattr(module, name, None) for name in _HOOKS)
+    return any(getattr(module, name, None) for name in HOOKS)
 
 
 class _Tracer(fx.Tracer):
@@ -85,7 +85,7 @@ def trace(model: nn.Module) -> Traced:
     if isinstance(model, torch.jit.ScriptModule):
         raise Untraceable("a scripted module has no Python forward to trace")
     if hooked(model) or any(
-        getattr(nn.modules.module, f"_global{name}", None) for name in _HOOKS[:3]
+        getattr(nn.modules.module, f"_global{name}", None) for name in HOOKS[:3]
     ):
         raise Untraceable("it has hooks on the whole model")
     leaves: dict[str, str] = {}
