@@ -124,8 +124,9 @@ DepthwiseArgs depthwise_args(const Tensor& x, const Tensor& weight, const Tensor
   a.kernel = weight.sizes()[0];
   a.stride = stride;
   a.padding = padding;
-  require(a.kernel <= 7 && padding >= 0 && padding < a.kernel && stride >= 1,
-          "kernel must be at most 7, padding below it, stride positive.");
+  require((a.kernel == 3 || a.kernel == 5 || a.kernel == 7) && padding >= 0 &&
+              padding < a.kernel && (stride == 1 || stride == 2),
+          "kernel must be 3, 5 or 7, padding below it, stride 1 or 2.");
   require(m[0] == n[0] && m[1] == n[1] &&
               m[2] == (n[2] + 2 * padding - a.kernel) / stride + 1 &&
               m[3] == (n[3] + 2 * padding - a.kernel) / stride + 1,

@@ -154,7 +154,7 @@ def flips(layer: Convolution, shape: tuple[int, ...]) -> bool:
 
 def depthwise(layer: Convolution, shape: tuple[int, ...]) -> bool:
     """Whether our own depthwise kernel takes the layer: one square filter a channel."""
-    square = shape[2:] == (shape[-1],) * 2 and shape[-1] in range(2, 8)
+    square = shape[2:] == (shape[-1],) * 2 and shape[-1] in (3, 5, 7) and layer.stride[0] in (1, 2)
     even = layer.stride[0] == layer.stride[1] and layer.padding[0] == layer.padding[1]
     return (
         layer.spatial and layer.groups == shape[0] and shape[1] == 1 and shape[0] > 1 and square
