@@ -16,8 +16,8 @@ struct FoldLayer {
   int64_t types[10];
   int64_t sizes[4], strides[4];  // out, in, height, width of the weight; sizes[0] alone if none
   double eps_after, eps_before;
-  // Bytes into the arena, or -1: the folded weight, its flipped transpose, bias, scale (fp32).
-  int64_t weight_at, flipped_at, bias_at, scale_at;
+  // Bytes into the arena, or -1: the folded weight, bias, scale (fp32).
+  int64_t weight_at, bias_at, scale_at;
   int64_t dtype, channels_last;
 };
 constexpr int64_t kFoldColumns = sizeof(FoldLayer) / 8;

@@ -60,8 +60,8 @@ def epilogue_backward(
 
 def fold(
     tensors: list[Tensor | None], eps_after: float, eps_before: float, channels: int
-) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
-    """A layer's folded weight, its flipped transpose, its bias and its scale per channel.
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """A layer's folded weight, its bias and its scale per channel.
 
     `tensors`: weight, bias, then gain, shift, mean, var of the normalisation after and of the one
     before; None where the layer has none.
@@ -70,7 +70,7 @@ def fold(
     device = next(t.device for t in tensors if t is not None)
     scale, shift = _normalisation(norms[:4], eps_after, channels, device)
     if weight is None:
-        return None, None, shift, scale
+        return None, shift, scale
     held = torch.zeros(channels, dtype=torch.float64, device=device) if bias is None else bias
     ones = [1] * (weight.dim() - 2)
     if norms[6] is not None:
@@ -78,10 +78,7 @@ def fold(
         held = held + (weight * offset.view(1, -1, *ones)).flatten(1).sum(1)
         weight = weight * before.view(1, -1, *ones)
     weight = weight * scale.view(-1, 1, *ones)
-    flipped = weight.transpose(0, 1)
-    if weight.dim() == 4:
-        flipped = flipped.flip(2, 3)
-    return weight.float(), flipped.float(), (shift + held * scale).float(), scale.float()
+    return weight.float(), (shift + held * scale).float(), scale.float()
 
 
 def _normalisation(

@@ -28,10 +28,7 @@ int cpu_fold(const FoldArgs& a) {
     const int64_t taps = f.data[0] ? f.sizes[2] * f.sizes[3] : 1;
     const int64_t elements = f.data[0] ? f.sizes[0] * f.sizes[1] * taps : f.sizes[0];
     parallel(f.sizes[0], elements, kGrain,
-             [&](int64_t b, int64_t e) { return table.fold(f, false, a.arena, b, e); });
-    if (f.flipped_at >= 0)
-      parallel(f.sizes[1], elements, kGrain,
-               [&](int64_t b, int64_t e) { return table.fold(f, true, a.arena, b, e); });
+             [&](int64_t b, int64_t e) { return table.fold(f, a.arena, b, e); });
   }
   return kOk;
 }

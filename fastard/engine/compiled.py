@@ -47,7 +47,12 @@ def obstacle(model: Any, dtype: torch.dtype, device: torch.device) -> str | None
     return None
 
 
-def compiled(model: nn.Module, sample: Tensor, dtype: torch.dtype, options: tuple[Any, ...] = (True, "auto", False)) -> Compiled:
+def compiled(
+    model: nn.Module,
+    sample: Tensor,
+    dtype: torch.dtype,
+    options: tuple[Any, ...] = (True, "auto", False),
+) -> Compiled:
     """The plan of an eval-mode model for inputs like `sample` (fp32, as the model takes them)."""
     key = (tuple(sample.shape[1:]), sample.device, dtype, options)
     with _LOCK:
@@ -64,7 +69,9 @@ def discard(model: nn.Module) -> None:
         _PLANS.pop(model, None)
 
 
-def _make(model: nn.Module, sample: Tensor, dtype: torch.dtype, options: tuple[Any, ...]) -> Compiled:
+def _make(
+    model: nn.Module, sample: Tensor, dtype: torch.dtype, options: tuple[Any, ...]
+) -> Compiled:
     devices = [sample.device] if sample.is_cuda else []
     with torch.random.fork_rng(devices=devices):
         generator = torch.Generator().manual_seed(0)

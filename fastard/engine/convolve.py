@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,92 +15,108 @@ from fastard.engine.weights import Folded
 _CL = torch.channels_last
 
 
+class OneDNNOps(NamedTuple):
+    """torch's private operators."""
+
+    pointwise: Any
+    binary: Any
+    transposed: Any
+    pack: Any
+    pack_back: Any
+
+
+def onednn_ops() -> OneDNNOps:
+    """Looks the operators up; AttributeError where this torch has not got them."""
+    space = torch.ops.mkldnn
+    return OneDNNOps(
+        space._convolution_pointwise.default, space._convolution_pointwise.binary,
+        space._convolution_transpose_pointwise.default,
+        space._reorder_convolution_weight.default,
+        space._reorder_convolution_transpose_weight.default,
+    )  # fmt: skip
+
+
 @functools.cache
 def onednn() -> tuple[bool, str]:
     """Whether torch's private oneDNN convolutions with fused epilogues work here."""
     if not torch.backends.mkldnn.is_available():
         return False, "torch was built without oneDNN"
     try:
-        pointwise, binary, into = _onednn_ops()
+        found = onednn_ops()
         x, w = torch.ones(1, 16, 4, 4), torch.ones(16, 16, 1, 1)
         one: list[Any] = [[0, 0], [1, 1], [1, 1], 1]
-        relu = pointwise(x, w, -17 * torch.ones(16), *one, "relu", [], None)
-        capped = pointwise(x, w, None, *one, "hardtanh", [0.0, 6.0], None)
-        summed = binary(x, x, w, None, *one, "add", 1.0, "relu", [], None)
-        acc = torch.ones(1, 16, 4, 4)
-        into(acc, x, w, None, *one, "add", 1.0, None, [], None)
-        packed = torch.ops.mkldnn._reorder_convolution_weight(w, *one, [1, 16, 4, 4])
-        again = pointwise(x, packed, None, *one, "none", [], None)
-        found = [float(t.flatten()[0]) for t in (relu, capped, summed, acc, again)]
+        relu = found.pointwise(x, w, -17 * torch.ones(16), *one, "relu", [], None)
+        capped = found.pointwise(x, w, None, *one, "hardtanh", [0.0, 6.0], None)
+        summed = found.binary(x, x, w, None, *one, "add", 1.0, "relu", [], None)
+        packed = found.pack(w, *one, [1, 16, 4, 4])
+        again = found.pointwise(x, packed, None, *one, "none", [], None)
+        back = [[0, 0], [0, 0], [1, 1], [1, 1], 1]
+        packed = found.pack_back(w, *back, [1, 16, 4, 4])
+        gradient = found.transposed(x, packed, None, *back, "none", [], None)
+        values = [float(t.flatten()[0]) for t in (relu, capped, summed, again, gradient)]
     except (AttributeError, RuntimeError, TypeError) as error:
         return False, f"torch's fused oneDNN convolution refused: {str(error).splitlines()[0]}"
-    if found != [0.0, 6.0, 17.0, 17.0, 16.0]:
-        return False, f"torch's fused oneDNN convolution is wrong here: {found}"
+    if values != [0.0, 6.0, 17.0, 16.0, 16.0]:
+        return False, f"torch's fused oneDNN convolution is wrong here: {values}"
     return True, "oneDNN convolutions with fused epilogues"
 
 
-def _onednn_ops() -> tuple[Any, Any, Any]:
-    space = torch.ops.mkldnn
-    return (
-        space._convolution_pointwise.default,
-        space._convolution_pointwise.binary,
-        space._convolution_pointwise_.binary,
-    )
-
-
 class OneDNN:
-    """channels_last convolutions with bias, residual and ReLU inside; an input gradient of stride
-    1 is a convolution with the flipped, transposed weight, added in place where one is there."""
+    """channels_last convolutions with bias, residual and activation inside, by prepacked weights;
+    the input gradient is the transposed convolution with the same weight."""
 
     def __init__(self, layer: Convolution, weights: Folded) -> None:
         self.layer, self.weights = layer, weights
-        self.pointwise, self.binary, self.into = _onednn_ops()
+        self.ops = onednn_ops()
         self.sizes = [list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups]
-        kernel = weights.shape[2:]
-        back = [k - 1 - p for k, p in zip(kernel, layer.padding, strict=True)]
-        self.back_sizes = [back, [1, 1], [1, 1], 1]
         self.packed: Tensor | None = None
-        self.packed_back: Tensor | None = None
-        self.input_size: list[int] | None = None
-        self.grad_size: list[int] | None = None
+        self.packed_back: dict[tuple[int, ...], Tensor] = {}
 
     def renewed(self) -> None:
         """The folded weights have changed."""
-        self.packed = self.packed_back = None
+        self.packed = None
+        self.packed_back.clear()
 
     def forward(self, x: Tensor, other: Tensor | None) -> Tensor:
         layer, w = self.layer, self.weights
         x = x.contiguous(memory_format=_CL)
         if self.packed is None:
-            self.packed = torch.ops.mkldnn._reorder_convolution_weight(
-                w.weight, *self.sizes, list(x.shape))  # fmt: skip
+            self.packed = self.ops.pack(w.weight, *self.sizes, list(x.shape))
         if other is None:
             attr, scalars = _ATTRIBUTES[layer.act]
-            return self.pointwise(x, self.packed, w.bias, *self.sizes, attr, scalars, None)
+            return self.ops.pointwise(x, self.packed, w.bias, *self.sizes, attr, scalars, None)
         other = other.contiguous(memory_format=_CL)
         unary = "relu" if layer.act == "relu" else None
         # This op takes no fp32 bias beside bf16 tensors.
         bias = w.bias if w.bias is None else w.bias.to(x.dtype)
-        y = self.binary(
+        y = self.ops.binary(
             x, other, self.packed, bias, *self.sizes, "add", 1.0, unary, [], None)  # fmt: skip
         if layer.act not in ("none", "relu"):
             y = ops.epilogue(y, act=layer.act, out=y)
         return y
 
-    def backward(self, grad: Tensor, shape: torch.Size, held: Tensor | None) -> Tensor:
-        """The gradient in x; with `held`, added to it in place."""
-        layer, w = self.layer, self.weights
-        grad = grad.contiguous(memory_format=_CL)
-        if w.flipped is None:
-            dx = input_gradient(grad, w.weight, shape, layer)
-            return dx if held is None else held.add_(dx)
-        if self.packed_back is None:
-            self.packed_back = torch.ops.mkldnn._reorder_convolution_weight(
-                w.flipped, *self.back_sizes, list(grad.shape))  # fmt: skip
-        if held is None:
-            return self.pointwise(grad, self.packed_back, None, *self.back_sizes, "none", [], None)
-        return self.into(
-            held, grad, self.packed_back, None, *self.back_sizes, "add", 1.0, None, [], None)  # fmt: skip
+    def backward(self, grad: Tensor, shape: torch.Size) -> Tensor:
+        """The gradient in x."""
+        layer, grad = self.layer, grad.contiguous(memory_format=_CL)
+        padding, stride, dilation, groups = self.sizes
+        # What the stride left over at the far edges.
+        rest = tuple(
+            shape[2 + d] - ((grad.shape[2 + d] - 1) * layer.stride[d] - 2 * layer.padding[d]
+                            + layer.dilation[d] * (self.weights.shape[2 + d] - 1) + 1)
+            for d in (0, 1)
+        )  # fmt: skip
+        packed = self.packed_back.get(rest)
+        if packed is None:
+            packed = self.packed_back[rest] = self.ops.pack_back(
+                self._transposed(), padding, list(rest), stride, dilation, groups,
+                list(grad.shape))  # fmt: skip
+        return self.ops.transposed(
+            grad, packed, None, padding, list(rest), stride, dilation, groups, "none", [], None)  # fmt: skip
+
+    def _transposed(self) -> Tensor:
+        """The weight as a transposed convolution's: [in of it, out of it a group, kh, kw]."""
+        assert self.weights.weight is not None
+        return self.weights.weight
 
 
 _ATTRIBUTES: dict[str, tuple[str, list[float]]] = {
@@ -125,10 +141,10 @@ class Aten:
             layer.dilation, False, [0, 0], layer.groups)  # fmt: skip
         return ops.epilogue(y, None, w.bias, other, layer.act, out=y)
 
-    def backward(self, grad: Tensor, shape: torch.Size, held: Tensor | None) -> Tensor:
+    def backward(self, grad: Tensor, shape: torch.Size) -> Tensor:
+        """The gradient in x."""
         grad = grad.contiguous(memory_format=self.format)
-        dx = input_gradient(grad, self.weights.weight, shape, self.layer)
-        return dx if held is None else held.add_(dx)
+        return input_gradient(grad, self.weights.weight, shape, self.layer)
 
 
 def input_gradient(
@@ -143,13 +159,6 @@ def input_gradient(
     return torch.ops.aten.convolution_backward.default(
         grad, like, weight, None, layer.stride, layer.padding, layer.dilation, False, [0, 0],
         layer.groups, [True, False, False])[0]  # fmt: skip
-
-
-def flips(layer: Convolution, shape: tuple[int, ...]) -> bool:
-    """Whether the input gradient is a convolution with the flipped, transposed weight."""
-    small = all(p <= k - 1 for p, k in zip(layer.padding, shape[2:], strict=True))
-    ones = layer.stride == (1, 1) and layer.dilation == (1, 1) and layer.groups == 1
-    return layer.spatial and small and ones
 
 
 def depthwise(layer: Convolution, shape: tuple[int, ...]) -> bool:

@@ -190,9 +190,7 @@ def _segment(nodes: list[fx.Node]) -> Segment:
     return Segment(list(inputs), outputs[-1] if outputs else nodes[-1], nodes, outputs)
 
 
-def fuse(
-    traced: Traced, model: nn.Module, x: Tensor, fold: bool = True
-) -> tuple[Network, Tensor]:
+def fuse(traced: Traced, model: nn.Module, x: Tensor, fold: bool = True) -> tuple[Network, Tensor]:
     """The layers of a traced eval-mode model, and its logits for the example x.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fastard.engine.convolve import Aten, OneDNN, depthwise, flips, onednn
+from fastard.engine.convolve import Aten, OneDNN, depthwise, onednn
 from fastard.engine.layers import (
     Activation,
     Affine,
@@ -112,8 +112,8 @@ class Plan:
         last = layer.spatial and self.layout != "contiguous"
         fused = last and self.device.type == "cpu" and onednn()[0]
         folded = self.weights.convolution(
-            layer.weight, layer.bias, layer.before, layer.after, shape, dtype, last,
-            fused and flips(layer, shape))  # fmt: skip
+            layer.weight, layer.bias, layer.before, layer.after, shape, dtype,
+            last and not fused)  # fmt: skip
         made = self._number(layer.output)
         if not layer.spatial:
             self.steps.append(LinearStep(folded, reads, made))
@@ -124,7 +124,7 @@ class Plan:
 
     def _add_depthwise(self, layer: Convolution, shape: tuple[int, ...], reads: list[int]) -> None:
         folded = self.weights.convolution(
-            layer.weight, layer.bias, None, layer.after, shape, torch.float32, False, False)  # fmt: skip
+            layer.weight, layer.bias, None, layer.after, shape, torch.float32, False)  # fmt: skip
         maker = next((s for s in self.steps if s.makes == reads), None)
         in_act = "none"
         if isinstance(maker, ConvolutionStep) and len(layer.inputs[0].users) == 1:
@@ -162,9 +162,7 @@ class Plan:
         self.weights.refresh(model)
         for kernel in self.kernels:
             kernel.renewed()
-        self._constant_values = [
-            (at, _usable(live(model, param))) for at, param in self.constants
-        ]
+        self._constant_values = [(at, _usable(live(model, param))) for at, param in self.constants]
         if self.opaque and any(t.is_inference() for t in (*model.parameters(), *model.buffers())):
             raise StaleProgram("modules with parameters made under inference_mode")
         if self.network.mean is not None and self.network.std is not None:

@@ -49,9 +49,7 @@ class SegmentStep:
             else:
                 kind = next(t.device.type for t in given if isinstance(t, Tensor))
                 with ExitStack() as around:
-                    around.enter_context(
-                        torch.autocast(kind, dtype=self.low, cache_enabled=False)
-                    )
+                    around.enter_context(torch.autocast(kind, dtype=self.low, cache_enabled=False))
                     if self.head is not None:
                         around.enter_context(FullPrecisionHead(self.head(), kind))
                     outputs = self.run(*given)

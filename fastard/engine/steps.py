@@ -56,13 +56,7 @@ class ConvolutionStep:
         if output is not None:
             into = grad if owned and dense_like(grad, output) else None
             grad, owned = ops.epilogue_backward(grad, output, act=self.act, out=into), True
-        x = self.reads[0]
-        held = grads.extendable(x, self.dtype)
-        dx = self.kernel.backward(grad, shape, held)
-        if held is None:
-            grads.add(x, dx, True)
-        else:
-            grads.set(x, dx)
+        grads.add(self.reads[0], self.kernel.backward(grad, shape), True)
         if len(self.reads) > 1:
             grads.add(self.reads[1], grad, owned)
 

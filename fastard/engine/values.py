@@ -44,13 +44,6 @@ class Gradients:
         self._sum[value] = None
         return held, self._owned[value]
 
-    def extendable(self, value: int, dtype: torch.dtype) -> Tensor | None:
-        """The gradient so far if a channels_last convolution may be added into it in place."""
-        held = self._sum[value]
-        if held is None or not self._owned[value] or held.dtype != dtype or held.dim() != 4:
-            return None
-        return held if held.is_contiguous(memory_format=torch.channels_last) else None
-
     def set(self, value: int, grad: Tensor) -> None:
         self._sum[value], self._owned[value] = grad, True
 

@@ -27,7 +27,7 @@ def live(model: nn.Module, param: Param) -> Tensor:
 @dataclass
 class Folded:
     """One layer's copies, views into the arena: the weight [O, I, kh, kw] (or [O, I]) with the
-    normalisations in it, the same flipped and transposed [I, O, kh, kw], bias and scale [O]."""
+    normalisations in it, bias and scale [O]."""
 
     out_channels: int
     weight_of: Param | None = None
@@ -37,9 +37,7 @@ class Folded:
     shape: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
     channels_last: bool = False
-    want_flipped: bool = False
     weight: Tensor | None = None
-    flipped: Tensor | None = None
     bias: Tensor | None = None
     scale: Tensor | None = None
 
@@ -54,15 +52,15 @@ class Weights:
         self._pointers: list[int] = []
         self._expected: list[tuple[tuple[int, ...], torch.dtype]] = []
         self._table: Tensor | None = None
-        self._offsets: list[tuple[int, int, int, int]] = []
+        self._offsets: list[tuple[int, int, int]] = []
 
     def convolution(
         self, weight: Param, bias: Param | None, before: Norm | None, after: Norm | None,
-        shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, flipped: bool,
+        shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool,
     ) -> Folded:  # fmt: skip
         """Registers a weight to be folded; call `allocate` when all are registered."""
         entry = Folded(
-            shape[0], weight, bias, before, after, shape, dtype, channels_last, flipped)  # fmt: skip
+            shape[0], weight, bias, before, after, shape, dtype, channels_last)  # fmt: skip
         self.folded.append(entry)
         return entry
 
@@ -87,21 +85,17 @@ class Weights:
             self._offsets.append(
                 (
                     place(count, f.dtype) if f.shape else -1,
-                    place(count, f.dtype) if f.want_flipped else -1,
                     place(f.out_channels, torch.float32),
                     -1 if f.shape else place(f.out_channels, torch.float32),
                 )
             )
         self.arena = torch.zeros(size, dtype=torch.uint8, device=self.device)
-        for f, (w, wt, b, s) in zip(self.folded, self._offsets, strict=True):
+        for f, (w, b, s) in zip(self.folded, self._offsets, strict=True):
             f.bias = self._view(b, (f.out_channels,), torch.float32, False)
             if s >= 0:
                 f.scale = self._view(s, (f.out_channels,), torch.float32, False)
             if w >= 0:
                 f.weight = self._view(w, f.shape, f.dtype, f.channels_last)
-            if wt >= 0:
-                swapped = (f.shape[1], f.shape[0], *f.shape[2:])
-                f.flipped = self._view(wt, swapped, f.dtype, f.channels_last)
 
     def _view(
         self, at: int, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool

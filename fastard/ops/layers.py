@@ -22,21 +22,21 @@ if native.module is not None:
 CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 # Columns of fold_bn_'s table.
 POINTERS, TYPES, SHAPE, STRIDES, EPSILONS, OFFSETS, DTYPE, LAST = (
-    slice(0, 10), slice(10, 20), slice(20, 24), slice(24, 28), slice(28, 30), slice(30, 34), 34,
-    35,
+    slice(0, 10), slice(10, 20), slice(20, 24), slice(24, 28), slice(28, 30), slice(30, 33), 33,
+    34,
 )  # fmt: skip
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def fold_bn_(arena: Tensor, table: Tensor, tensors: Sequence[Tensor]) -> None:
-    """Writes every layer's folded weight, its flipped transpose, bias and scale into `arena`.
+    """Writes every layer's folded weight, bias and scale into `arena`, in one launch.
 
     Equivalent to, a layer: ``s = gain / (var + eps).sqrt(); weight * s[:, None, None, None];
-    shift + (bias - mean) * s``, and for the input gradient ``weight.flip(2, 3).transpose(0, 1)``.
+    shift + (bias - mean) * s``
 
     Args:
         arena: uint8, mutated.
-        table: int64 [layers, 36] on the arena's device; `engine.weights` says what it holds.
+        table: int64 [layers, 35] on the arena's device; `engine.weights` says what it holds.
         tensors: the tensors that the table points into, in the table's order.
     """
     if is_native("fold_bn_", arena):
@@ -50,11 +50,11 @@ def _fold_reference(arena: Tensor, table: list[list[int]], tensors: list[Tensor]
     for row in table:
         own = [next(left) if pointer else None for pointer in row[POINTERS]]
         epsilons = [struct.unpack("<d", struct.pack("<q", v))[0] for v in row[EPSILONS]]
-        weight, flipped, bias, scale = reference_layers.fold(own, *epsilons, row[SHAPE][0])
-        w_at, flipped_at, bias_at, scale_at = row[OFFSETS]
+        weight, bias, scale = reference_layers.fold(own, *epsilons, row[SHAPE][0])
+        w_at, bias_at, scale_at = row[OFFSETS]
         dtype, last = _DTYPES[row[DTYPE]], bool(row[LAST])
         for value, at, kind in (
-            (weight, w_at, dtype), (flipped, flipped_at, dtype), (bias, bias_at, torch.float32),
+            (weight, w_at, dtype), (bias, bias_at, torch.float32),
             (scale, scale_at, torch.float32),
         ):  # fmt: skip
             if at < 0 or value is None:
