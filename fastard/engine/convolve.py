@@ -111,7 +111,8 @@ class OneDNN:
                 self._transposed(), padding, list(rest), stride, dilation, groups,
                 list(grad.shape))  # fmt: skip
         return self.ops.transposed(
-            grad, packed, None, padding, list(rest), stride, dilation, groups, "none", [], None)  # fmt: skip
+            grad, packed, None, padding, list(rest), stride, dilation, groups, "none", [], None
+        )  # fmt: skip
 
     def _transposed(self) -> Tensor:
         """The weight as a transposed convolution's: [in of it, out of it a group, kh, kw]."""

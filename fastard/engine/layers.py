@@ -19,7 +19,7 @@ class Param:
 
 @dataclass(frozen=True)
 class Norm:
-    """Batch normalisation by running statistics: y = (x - mean) / sqrt(var + eps) * gain + shift."""
+    """Normalisation by running statistics: (x - mean) / sqrt(var + eps) * gain + shift."""
 
     mean: Param
     var: Param

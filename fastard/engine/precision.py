@@ -91,13 +91,13 @@ def tf32(allowed: bool | None) -> Iterator[None]:
     if allowed is None or not torch.cuda.is_available():
         yield
         return
-    matmul, conv = torch.backends.cuda.matmul.allowtf32, torch.backends.cudnn.allowtf32
+    matmul, conv = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     try:
-        torch.backends.cuda.matmul.allowtf32 = torch.backends.cudnn.allowtf32 = allowed
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
         yield
     finally:
-        torch.backends.cuda.matmul.allowtf32 = matmul
-        torch.backends.cudnn.allowtf32 = conv
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.backends.cudnn.allow_tf32 = conv
 
 
 @contextmanager

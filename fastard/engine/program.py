@@ -212,6 +212,7 @@ class Program:
             shape = (1, -1, *[1] * (x.dim() - 2))
             sample = (sample - own[0].view(shape)) / own[1].view(shape)
         options = (self.fold, self.layout, self.frozen)
+        assert isinstance(self.model, nn.Module)
         with torch.autocast(x.device.type, enabled=False), tf32(False):
             return compiled.compiled(
                 self.model, sample, precision.dtype or torch.float32, options)  # fmt: skip
@@ -224,6 +225,7 @@ class Program:
         try:
             plan.refresh()
         except StaleProgram:
+            assert isinstance(self.model, nn.Module)
             compiled.discard(self.model)
             self.made = self.compilation(x, precision)
             plan = self.made.plan

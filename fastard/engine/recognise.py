@@ -64,9 +64,9 @@ def _param(node: Any) -> Param | None:
 def _pair(value: Any) -> tuple[int, int] | None:
     if isinstance(value, int):
         return value, value
-    if isinstance(value, (tuple, list)) and len(value) in (1, 2):
-        if all(isinstance(v, int) for v in value):
-            return int(value[0]), int(value[-1])
+    listed = isinstance(value, (tuple, list)) and len(value) in (1, 2)
+    if listed and all(isinstance(v, int) for v in value):
+        return int(value[0]), int(value[-1])
     return None
 
 
@@ -85,35 +85,34 @@ def convolution(node: fx.Node, modules: Modules) -> Convolution | None:
         if not plain(module, nn.Conv2d) or len(shape(x) or ()) != 4:
             return None
         assert isinstance(module, nn.Conv2d)
-        padding = module.padding
-        if module.padding_mode != "zeros" or isinstance(padding, str):
+        given = {
+            name: getattr(module, name) for name in ("stride", "padding", "dilation", "groups")
+        }
+        if module.padding_mode != "zeros":
             return None
-        return Convolution(
-            [x], node, Param(path, "weight"), bias, module.stride, padding, module.dilation,
-            module.groups, name=path)  # type: ignore[arg-type]  # fmt: skip
+        return _spatial(x, node, Param(path, "weight"), bias, given)
     if node.op != "call_function" or node.target not in (F.linear, F.conv2d, torch.conv2d):
         return None
-    given = dict(
-        zip(
-            ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
-            node.args,
-            strict=False,
-        )
-    )
-    given.update(node.kwargs)
-    weight, bias = _param(given.get("weight")), given.get("bias")
-    if weight is None or (bias is not None and _param(bias) is None):
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    weight, shift = _param(given.get("weight")), _param(given.get("bias"))
+    if weight is None or (given.get("bias") is not None and shift is None):
         return None
     if node.target is F.linear:
-        return Convolution([x], node, weight, _param(bias), spatial=False, name=str(weight.path))
+        return Convolution([x], node, weight, shift, spatial=False, name=str(weight.path))
+    if len(shape(x) or ()) != 4:
+        return None
+    return _spatial(x, node, weight, shift, given)
+
+
+def _spatial(
+    x: fx.Node, node: fx.Node, weight: Param, bias: Param | None, given: Mapping[str, Any]
+) -> Convolution | None:
     stride, padding = _pair(given.get("stride", 1)), _pair(given.get("padding", 0))
     dilation, groups = _pair(given.get("dilation", 1)), given.get("groups", 1)
     if stride is None or padding is None or dilation is None or not isinstance(groups, int):
         return None
-    if len(shape(x) or ()) != 4:
-        return None
-    return Convolution(
-        [x], node, weight, _param(bias), stride, padding, dilation, groups, name=weight.path)  # fmt: skip
+    return Convolution([x], node, weight, bias, stride, padding, dilation, groups, name=weight.path)
 
 
 def normalisation(node: fx.Node, modules: Modules) -> Norm | None:

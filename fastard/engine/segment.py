@@ -14,7 +14,6 @@ from fastard.engine.precision import FullPrecisionHead
 from fastard.engine.trace import written
 from fastard.engine.values import Gradients
 
-
 Values = list[Any]
 
 
@@ -73,7 +72,8 @@ class SegmentStep:
         if not sources or not wanted:
             return
         found = torch.autograd.grad(
-            sources, [leaf for _, leaf in wanted], seeds, retain_graph=retain, allow_unused=True)  # fmt: skip
+            sources, [leaf for _, leaf in wanted], seeds, retain_graph=retain, allow_unused=True
+        )  # fmt: skip
         for (at, _), grad in zip(wanted, found, strict=True):
             # autograd may answer with one buffer for several inputs, or with the seed itself.
             grads.add(at, grad, False)

@@ -69,6 +69,7 @@ class LinearStep:
 
     def forward(self, values: Values) -> torch.dtype:
         w = self.weights
+        assert w.weight is not None
         x = values[self.reads[0]]
         bias = w.bias if w.bias is None or w.dtype == torch.float32 else w.bias.to(w.dtype)
         values[self.makes[0]] = torch.nn.functional.linear(x.to(w.dtype), w.weight, bias)
@@ -76,7 +77,7 @@ class LinearStep:
 
     def backward(self, saved: torch.dtype, grads: Gradients, retain: bool) -> None:
         grad, _ = grads.take(self.makes[0])
-        if grad is not None:
+        if grad is not None and self.weights.weight is not None:
             dx = torch.matmul(grad.to(self.weights.dtype), self.weights.weight)
             grads.add(self.reads[0], dx.to(saved), True)
 

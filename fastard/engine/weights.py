@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -150,11 +151,13 @@ class Weights:
         for k, (f, offsets) in enumerate(zip(self.folded, self._offsets, strict=True)):
             own, at = tensors[10 * k : 10 * k + 10], pointers[10 * k : 10 * k + 10]
             weight = own[0]
-            if weight is None:
-                shape, strides, kind = (f.out_channels, 0, 0, 0), (0, 0, 0, 0), 0
-            else:
-                shape, strides = padded(tuple(weight.shape), 1), padded(weight.stride(), 1)
+            shape, strides, kind = [f.out_channels, 0, 0, 0], [0, 0, 0, 0], 0
+            if weight is not None:
+                shape, strides = padded(weight.shape), padded(weight.stride())
                 kind = DTYPES[weight.dtype]
+                for d in (3, 2, 1, 0):
+                    if shape[d] == 1:  # any stride will do: the dense one is the fast one
+                        strides[d] = 1 if d == 3 else strides[d + 1] * shape[d + 1]
             types = [kind, *(0 if t is None else DTYPES[t.dtype] for t in own[1:])]
             epsilons = [bits(0.0 if n is None else n.eps) for n in (f.after, f.before)]
             rows.append(
@@ -166,8 +169,9 @@ class Weights:
         return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), -1)
 
 
-def padded(values: tuple[int, ...], fill: int) -> tuple[int, ...]:
-    return tuple(values) + (fill,) * (4 - len(values))
+def padded(values: Sequence[int]) -> list[int]:
+    """Four numbers, ones behind."""
+    return [*values, *[1] * (4 - len(values))]
 
 
 def bits(value: float) -> int:

@@ -50,7 +50,8 @@ def _fold_reference(arena: Tensor, table: list[list[int]], tensors: list[Tensor]
     for row in table:
         own = [next(left) if pointer else None for pointer in row[POINTERS]]
         epsilons = [struct.unpack("<d", struct.pack("<q", v))[0] for v in row[EPSILONS]]
-        weight, bias, scale = reference_layers.fold(own, *epsilons, row[SHAPE][0])
+        after, before = epsilons
+        weight, bias, scale = reference_layers.fold(own, after, before, row[SHAPE][0])
         w_at, bias_at, scale_at = row[OFFSETS]
         dtype, last = _DTYPES[row[DTYPE]], bool(row[LAST])
         for value, at, kind in (
@@ -150,7 +151,8 @@ def depthwise(
     if bits and act != "none":
         out_bits = x.new_empty(b, shape[2], shape[3], mask_bytes(c), dtype=torch.uint8)
     _DEPTHWISE(
-        x, weight, bias, stride, padding, CODES[act], CODES[in_act], y, in_bits, out_bits)  # fmt: skip
+        x, weight, bias, stride, padding, CODES[act], CODES[in_act], y, in_bits, out_bits
+    )  # fmt: skip
     return y, in_bits, out_bits
 
 
@@ -161,6 +163,7 @@ def depthwise_backward(
     """The gradient in x of `shape`, both activations' masks applied, in one pass."""
     grad = grad.contiguous(memory_format=torch.channels_last)
     dx = torch.empty(
-        tuple(shape), dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last)  # fmt: skip
+        tuple(shape), dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last
+    )  # fmt: skip
     _DEPTHWISE_BACKWARD(grad, weight, stride, padding, out_bits, in_bits, dx)
     return dx
