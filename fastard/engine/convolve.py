@@ -74,23 +74,23 @@ class OneDNN:
 
     def renewed(self) -> None:
         """The folded weights have changed."""
-        self.packed = None
-        self.packed_back.clear()
+        self.packed, self.packed_back = None, {}
 
     def forward(self, x: Tensor, other: Tensor | None) -> Tensor:
         layer, w = self.layer, self.weights
         x = x.contiguous(memory_format=_CL)
-        if self.packed is None:
-            self.packed = self.ops.pack(w.weight, *self.sizes, list(x.shape))
+        packed = self.packed  # another thread may renew it meanwhile
+        if packed is None:
+            packed = self.packed = self.ops.pack(w.weight, *self.sizes, list(x.shape))
         if other is None:
             attr, scalars = _ATTRIBUTES[layer.act]
-            return self.ops.pointwise(x, self.packed, w.bias, *self.sizes, attr, scalars, None)
+            return self.ops.pointwise(x, packed, w.bias, *self.sizes, attr, scalars, None)
         other = other.contiguous(memory_format=_CL)
         unary = "relu" if layer.act == "relu" else None
         # This op takes no fp32 bias beside bf16 tensors.
         bias = w.bias if w.bias is None else w.bias.to(x.dtype)
         y = self.ops.binary(
-            x, other, self.packed, bias, *self.sizes, "add", 1.0, unary, [], None)  # fmt: skip
+            x, other, packed, bias, *self.sizes, "add", 1.0, unary, [], None)  # fmt: skip
         if layer.act not in ("none", "relu"):
             y = ops.epilogue(y, act=layer.act, out=y)
         return y
@@ -105,9 +105,10 @@ class OneDNN:
                             + layer.dilation[d] * (self.weights.shape[2 + d] - 1) + 1)
             for d in (0, 1)
         )  # fmt: skip
-        packed = self.packed_back.get(rest)
+        known = self.packed_back
+        packed = known.get(rest)
         if packed is None:
-            packed = self.packed_back[rest] = self.ops.pack_back(
+            packed = known[rest] = self.ops.pack_back(
                 self._transposed(), padding, list(rest), stride, dilation, groups,
                 list(grad.shape))  # fmt: skip
         return self.ops.transposed(

@@ -137,7 +137,8 @@ class _Fuser:
     def _folds_before(reader: Convolution) -> bool:
         # Zero padding pads what the normalisation made, so that its shift is no constant there.
         plain = reader.groups == 1 and reader.before is None
-        return plain and (not reader.spatial or reader.padding == (0, 0))
+        flat = len(reader.inputs[0].meta["shape"]) == 2
+        return plain and (reader.padding == (0, 0) if reader.spatial else flat)
 
     def sums_and_activations(self) -> None:
         for node in self.graph.nodes:

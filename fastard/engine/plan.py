@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastard.engine.convolve import Aten, OneDNN, depthwise, onednn
+from fastard.engine.fingerprint import Fingerprint
 from fastard.engine.layers import (
     Activation,
     Affine,
@@ -28,7 +29,6 @@ from fastard.engine.steps import (
     LinearStep,
     Step,
 )
-from fastard.engine.trace import hooked
 from fastard.engine.values import Gradients
 from fastard.engine.weights import StaleProgram, Weights, live
 
@@ -49,8 +49,7 @@ class Plan:
         self.network, self.device, self.dtype, self.layout = network, device, dtype, layout
         self.shapes: dict[int, tuple[int, ...]] = {}  # of each convolution's weight, by layer id
         self.model = weakref.ref(model)
-        self._modules = [weakref.ref(m) for m in model.modules()]
-        self._hooked = [hooked(m) for m in model.modules()]
+        self._fingerprint = Fingerprint(model)
         self.weights = Weights(device)
         self.steps: list[Step] = []
         self.constants: list[tuple[int, Param]] = []
@@ -152,13 +151,9 @@ class Plan:
         model = self.model()
         if model is None:
             raise StaleProgram("the model is gone")
-        now = list(model.modules())
-        if len(now) != len(self._modules) or any(
-            ref() is not module for ref, module in zip(self._modules, now, strict=True)
-        ):
-            raise StaleProgram("a module of the model was replaced")
-        if [hooked(m) for m in now] != self._hooked:
-            raise StaleProgram("hooks were added or removed")
+        changed = self._fingerprint.change(model)
+        if changed is not None:
+            raise StaleProgram(changed)
         self.weights.refresh(model)
         for kernel in self.kernels:
             kernel.renewed()

@@ -101,6 +101,7 @@ class Program:
         # A forward outside a running block, until the next: its passes, and pixels' share of it.
         self._single: tuple[Passes, Tensor | None, torch.dtype] | None = None
         self._copied: Plan | None = None
+        self._private, self._own = False, dict[Any, compiled.Compiled]()
         # What explain() tells of the last running block.
         self.made: compiled.Compiled | None = None
         self.seconds: float | None = None
@@ -203,6 +204,8 @@ class Program:
             return compiled.Compiled(None, "train-mode attacks run the module itself")
         if not self.engine:
             return compiled.Compiled(None, "engine=False")
+        if len(x) == 0:
+            return compiled.Compiled(None, "an empty batch")
         why = compiled.obstacle(self.model, x.dtype if x.dtype.itemsize > 4 else torch.float32,
                                 x.device)  # fmt: skip
         if why is not None:
@@ -214,8 +217,17 @@ class Program:
         options = (self.fold, self.layout, self.frozen)
         assert isinstance(self.model, nn.Module)
         with torch.autocast(x.device.type, enabled=False), tf32(False):
-            return compiled.compiled(
+            return (self._privately if self._private else compiled.compiled)(
                 self.model, sample, precision.dtype or torch.float32, options)  # fmt: skip
+
+    def _privately(
+        self, model: nn.Module, sample: Tensor, dtype: torch.dtype, options: Any
+    ) -> compiled.Compiled:
+        """A plan that no other program renews between a forward and its vjp."""
+        key = (tuple(sample.shape[1:]), sample.device, dtype)
+        if key not in self._own:
+            self._own[key] = compiled.make(model, sample, dtype, options)
+        return self._own[key]
 
     def _plan(self, x: Tensor, precision: Precision) -> Plan | None:
         self.made = self.compilation(x, precision)
@@ -227,6 +239,7 @@ class Program:
         except StaleProgram:
             assert isinstance(self.model, nn.Module)
             compiled.discard(self.model)
+            self._own.clear()
             self.made = self.compilation(x, precision)
             plan = self.made.plan
             if plan is None:
@@ -273,6 +286,14 @@ class Program:
         Followed by `vjp`, which answers in pixels; what it needs is kept until the next forward.
         """
         self._single = None
+        with self._lock:
+            self._private = not self.is_running
+            try:
+                return self._forward(x)
+            finally:
+                self._private = False
+
+    def _forward(self, x: Tensor) -> Tensor:
         with self.running(x):
             passes, std = self._now(), self.feed(x).std
             logits = passes.forward(self.prepared(x))

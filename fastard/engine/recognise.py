@@ -174,7 +174,7 @@ def operands(node: fx.Node, targets: tuple[Any, ...] = _ADDS) -> tuple[fx.Node, 
     if len(node.args) != 2 or node.kwargs or shape(node) is None:
         return None
     a, b = node.args
-    if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)):
+    if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)) or "get_attr" in (a.op, b.op):
         return None
     same = shape(a) == shape(b) == shape(node) and a.meta["dtype"] == b.meta["dtype"]
     return (a, b) if same else None

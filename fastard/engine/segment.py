@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fastard.engine.aliases import written
 from fastard.engine.layers import Segment
 from fastard.engine.precision import FullPrecisionHead
-from fastard.engine.trace import written
 from fastard.engine.values import Gradients
 
 Values = list[Any]
