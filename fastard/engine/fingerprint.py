@@ -60,10 +60,10 @@ class _Seen:
     def __init__(self, module: nn.Module) -> None:
         own = module.__dict__
         self.module, self.size, self.hooked = weakref.ref(module), len(own), hooked(module)
-        plain = {name: v for name, v in own.items() if type(v) in _PLAIN}
+        plain = {name: v for name, v in own.items() if type(v) in _PLAIN or type(v) is tuple}
         self.names, self.values = tuple(plain), tuple(plain.values())
         self.attributes = attributes(module)
-        self.holds_containers = any(type(v) in (tuple, list, dict, set) for name, v in own.items()
+        self.holds_containers = any(type(v) in (list, dict, set) for name, v in own.items()
                                     if name not in _REGISTRIES)  # fmt: skip
 
     def changed(self, module: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,13 @@ class StaleProgram(Exception):
 def live(model: nn.Module, param: Param) -> Tensor:
     """The tensor that the model holds now."""
     return getattr(model.get_submodule(param.path), param.attribute)
+
+
+def _held(module: weakref.ref[nn.Module], attribute: str) -> Tensor:
+    owner = module()
+    if owner is None:
+        raise StaleProgram("a module of the model is gone")
+    return getattr(owner, attribute)
 
 
 @dataclass
@@ -53,6 +61,9 @@ class Weights:
         self._pointers: list[int] = []
         self._expected: list[tuple[tuple[int, ...], torch.dtype]] = []
         self._table: Tensor | None = None
+        # Where each tensor of the table is found: a module and the attribute's name.
+        self._places: list[tuple[weakref.ref[nn.Module], str] | None] = []
+        self._strided = False
         self._offsets: list[tuple[int, int, int]] = []
 
     def convolution(
@@ -122,29 +133,40 @@ class Weights:
     def refresh(self, model: nn.Module) -> None:
         """Renews every copy from the model's tensors as they are now, in one launch.
 
+        The modules must be those of the first refresh.
+
         Raises:
             StaleProgram: a tensor has another shape, dtype or device than before.
         """
-        tensors = [
-            None if p is None else live(model, p) for f in self.folded for p in self._params(f)
-        ]
-        # Vectors must be dense; a strided one is copied, and lives until the launch is over.
-        tensors = [t.contiguous() if t is not None and t.dim() == 1 else t for t in tensors]
-        described = [
-            ((), torch.float32) if t is None else ((*t.shape, *t.stride()), t.dtype)
-            for t in tensors
-        ]
-        if any(t is not None and t.device != self.device for t in tensors):
-            raise StaleProgram("the model has moved to another device")
-        if self._expected and described != self._expected:
-            raise StaleProgram("a parameter has changed its shape, layout or dtype")
-        self._expected = described
+        if not self._places:
+            self._places = [
+                None if p is None else (weakref.ref(model.get_submodule(p.path)), p.attribute)
+                for f in self.folded
+                for p in self._params(f)
+            ]
+        tensors = [None if place is None else _held(*place) for place in self._places]
         pointers = [0 if t is None else t.data_ptr() for t in tensors]
-        if pointers != self._pointers or self._table is None:
+        if pointers != self._pointers or self._table is None or self._strided:
+            tensors = self._checked(tensors)
+            pointers = [0 if t is None else t.data_ptr() for t in tensors]
             self._table = self._build_table(tensors, pointers).to(self.device)
             self._pointers = pointers
         assert self.arena is not None
         ops.fold_bn_(self.arena, self._table, [t for t in tensors if t is not None])
+
+    def _checked(self, tensors: list[Tensor | None]) -> list[Tensor | None]:
+        """The tensors, vectors made dense, if they are what the arena was laid out for."""
+        if any(t is not None and t.device != self.device for t in tensors):
+            raise StaleProgram("the model has moved to another device")
+        found = [((), torch.float32) if t is None else (tuple(t.shape), t.dtype) for t in tensors]
+        if self._expected and found != self._expected:
+            raise StaleProgram("a parameter has changed its shape or dtype")
+        self._expected = found
+        # A strided vector is copied at every refresh; the copy must outlive the launch.
+        self._strided = any(
+            t is not None and t.dim() == 1 and not t.is_contiguous() for t in tensors
+        )
+        return [t.contiguous() if t is not None and t.dim() == 1 else t for t in tensors]
 
     def _build_table(self, tensors: list[Tensor | None], pointers: list[int]) -> Tensor:
         rows = []
