@@ -37,10 +37,8 @@ template <int ACT> FA_FN float activated(float v) {
   return v;
 }
 
-// d act / d input, from the output for kRelu and kRelu6, from the input for the others.
+// d act / d input of those whose input is saved.
 template <int ACT> FA_FN float slope(float v) {
-  if (ACT == kRelu) return v > 0.0f ? 1.0f : 0.0f;
-  if (ACT == kRelu6) return v > 0.0f && v < 6.0f ? 1.0f : 0.0f;
   if (ACT == kSilu) {
     const float s = sigmoid(v);
     return s * (1.0f + v * (1.0f - s));
@@ -56,6 +54,13 @@ template <int ACT> FA_FN float slope(float v) {
   if (ACT == kHardswish)
     return v <= -3.0f ? 0.0f : (v >= 3.0f ? 1.0f : v * (1.0f / 3.0f) + 0.5f);
   return 1.0f;
+}
+
+// The gradient before act from the one behind it; a mask selects, so that NaN * 0 stays 0.
+template <int ACT> FA_FN float pulled_back(float grad, float v) {
+  if (ACT == kRelu) return v > 0.0f ? grad : 0.0f;
+  if (ACT == kRelu6) return v > 0.0f && v < 6.0f ? grad : 0.0f;
+  return grad * slope<ACT>(v);
 }
 
 // gain / sqrt(var + eps) and shift - mean * that, in double.

@@ -34,6 +34,7 @@ int cpu_fold(const FoldArgs& a) {
 }
 
 int cpu_epilogue(const EpilogueArgs& a) {
+  if (!a.count) return kOk;
   // In whole rows of channels.
   const int64_t unit = a.plane == 1 ? a.channels : 1024, units = (a.count + unit - 1) / unit;
   return parallel(units, a.count, kGrain, [&](int64_t b, int64_t e) {

@@ -22,15 +22,15 @@ __device__ __forceinline__ float activated_by(int act, float v) {
     default: return v;
   }
 }
-__device__ __forceinline__ float slope_by(int act, float v) {
+__device__ __forceinline__ float pulled_back_by(int act, float grad, float v) {
   switch (act) {
-    case kRelu: return slope<kRelu>(v);
-    case kRelu6: return slope<kRelu6>(v);
-    case kSilu: return slope<kSilu>(v);
-    case kGelu: return slope<kGelu>(v);
-    case kGeluTanh: return slope<kGeluTanh>(v);
-    case kHardswish: return slope<kHardswish>(v);
-    default: return 1.0f;
+    case kRelu: return pulled_back<kRelu>(grad, v);
+    case kRelu6: return pulled_back<kRelu6>(grad, v);
+    case kSilu: return pulled_back<kSilu>(grad, v);
+    case kGelu: return pulled_back<kGelu>(grad, v);
+    case kGeluTanh: return pulled_back<kGeluTanh>(grad, v);
+    case kHardswish: return pulled_back<kHardswish>(grad, v);
+    default: return grad;
   }
 }
 
@@ -48,7 +48,7 @@ template <class T, int V> __global__ void __launch_bounds__(kEpilogueThreads)
 #pragma unroll
     for (int j = 0; j < V; ++j) {
       float v = widen(x.v[j]);
-      if (a.backward && a.saved) v *= slope_by(a.act, widen(saved.v[j]));
+      if (a.backward && a.saved) v = pulled_back_by(a.act, v, widen(saved.v[j]));
       if (a.scale) v *= a.scale[first + j * next];
       if (a.shift) v += a.shift[first + j * next];
       if (a.other) v += widen(other.v[j]);

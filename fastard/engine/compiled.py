@@ -21,6 +21,7 @@ from fastard.engine.weights import StaleProgram
 
 # Beyond rounding, the judge is fp64: a kink that rounding crosses is then told from a fault.
 CLOSE, SAMPLES = 1e-4, 4
+NOT_FINITE = "its logits are not finite"
 
 
 class Compiled(NamedTuple):
@@ -28,6 +29,8 @@ class Compiled(NamedTuple):
 
     plan: Plan | None
     reason: str
+    # Whether another attempt would end alike; a model of NaN may be mended.
+    final: bool = True
 
 
 _PLANS: weakref.WeakKeyDictionary[nn.Module, dict[Any, Compiled]] = weakref.WeakKeyDictionary()
@@ -60,7 +63,9 @@ def compiled(
         known = _PLANS.setdefault(model, {})
         found = known.get(key)
         if found is None:
-            found = known[key] = make(model, sample, dtype, options)
+            found = make(model, sample, dtype, options)
+            if found.final:
+                known[key] = found
         return found
 
 
@@ -81,6 +86,8 @@ def make(
         # Not the caller's images: flat ones put activations exactly on their kinks. Several, so
         # that nothing of the batch's shape is mistaken for a channel's or a constant's.
         low, high = float(sample.min()), float(sample.max())
+        if not low < high < float("inf"):
+            low, high = 0.0, 1.0
         shape = (SAMPLES, *sample.shape[1:])
         x = (torch.rand(shape, generator=generator) * (high - low) + low).to(sample.device)
         try:
@@ -102,7 +109,7 @@ def _make(model: nn.Module, x: Tensor, dtype: torch.dtype, options: tuple[Any, .
         plan = Plan(network, model, x.device, torch.float32, layout)
         wrong = disagreement(model, plan, x)
     if wrong is not None:
-        return Compiled(None, wrong)
+        return Compiled(None, wrong, wrong != NOT_FINITE)
     if dtype != torch.float32 or any(hooked(m) for m in model.modules()):
         plan = Plan(network, model, x.device, dtype, layout)
     return Compiled(plan, "traced, folded, fused")
@@ -140,6 +147,8 @@ def disagreement(model: nn.Module, plan: Plan, x: Tensor) -> str | None:
         exact = _gradient(own, x, seed)
     except RuntimeError as error:
         return f"autograd refuses it ({first_line(error)})"
+    if not bool(torch.isfinite(exact[0]).all()):
+        return NOT_FINITE
     if dx is None:
         return "its logits do not depend on the input through autograd"
     pair = (logits, dx if std is None else dx / std)

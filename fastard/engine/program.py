@@ -226,7 +226,10 @@ class Program:
         """A plan that no other program renews between a forward and its vjp."""
         key = (tuple(sample.shape[1:]), sample.device, dtype)
         if key not in self._own:
-            self._own[key] = compiled.make(model, sample, dtype, options)
+            made = compiled.make(model, sample, dtype, options)
+            if not made.final:
+                return made
+            self._own[key] = made
         return self._own[key]
 
     def _plan(self, x: Tensor, precision: Precision) -> Plan | None:

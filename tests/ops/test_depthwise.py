@@ -167,7 +167,7 @@ LAST = torch.channels_last
         ({"x": torch.zeros(2, 5, 6, 6)}, "images must be channels_last and of one dtype"),
         ({"y": torch.zeros(2, 5, 6, 6)}, "images must be channels_last and of one dtype"),
         ({"y": torch.zeros(2, 5, 6, 6).bfloat16().contiguous(memory_format=LAST)}, "of one dtype"),
-        ({"y": torch.zeros(2, 5, 5, 6).contiguous(memory_format=LAST)}, "y's shape does not follow"),
+        ({"y": torch.zeros(2, 5, 5, 6).contiguous(memory_format=LAST)}, "y's shape does not"),
         ({"weight": torch.zeros(3, 3, 4)}, "weight must be float32"),
         ({"weight": torch.zeros(3, 5, 5)}, "weight must be float32"),
         ({"weight": torch.zeros(3, 3, 5).half()}, "weight must be float32"),
