@@ -56,9 +56,21 @@ struct DepthwiseArgs {
   int64_t kernel, stride, padding;
 };
 
+// A bit an element in memory order, padded to 16: made where 0 < x (< 6 for kRelu6), or (`apply`)
+// applied: out = bit ? x + extra : 0.
+struct BitsArgs {
+  const void *x, *extra;
+  void* out;  // may be x or extra
+  uint8_t* bits;
+  int type, act;
+  bool apply;
+  int64_t count;
+};
+
 int cpu_fold(const FoldArgs& a);
 int cpu_epilogue(const EpilogueArgs& a);
 int cpu_depthwise(const DepthwiseArgs& a);
+int cpu_mask_bits(const BitsArgs& a);
 
 #ifdef FASTARD_WITH_CUDA
 int cuda_fold(const FoldArgs& a, void* stream);

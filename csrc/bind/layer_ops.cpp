@@ -86,6 +86,45 @@ void epilogue_backward(StableIValue* s, uint64_t, uint64_t) {
   check(cpu_epilogue(a));
 }
 
+uint8_t* flat_bits(const Tensor& bits, const Tensor& x) {
+  require(bits.contiguous() && bits.numel() == (x.numel() + 15) / 16 * 2,
+          "bits must hold one bit for each of x's elements, padded to 16.");
+  return static_cast<uint8_t*>(bits.mutable_data());
+}
+
+BitsArgs bits_args(const Tensor& x, const Tensor& bits) {
+  require(x.dense_samples(), "x must be contiguous or channels_last.");
+  BitsArgs a = {};
+  a.type = x.type("x");
+  require(a.type == kF32 || a.type == kBF16, "x must be float32 or bfloat16.");
+  a.count = x.numel();
+  a.x = x.data();
+  a.bits = flat_bits(bits, x);
+  return a;
+}
+
+// x, act, bits
+void make_bits(StableIValue* s, uint64_t, uint64_t) {
+  Tensor x = Tensor::required(s[0]), bits = Tensor::required(s[2]);
+  BitsArgs a = bits_args(x, bits);
+  a.act = int(decode<int64_t>(s[1]));
+  require(a.act == kRelu || a.act == kRelu6, "act must be relu or relu6.");
+  check(cpu_mask_bits(a));
+}
+
+// grad, extra, bits, out
+void apply_bits(StableIValue* s, uint64_t, uint64_t) {
+  Tensor grad = Tensor::required(s[0]), extra = Tensor::optional(s[1]);
+  Tensor bits = Tensor::required(s[2]), out = Tensor::required(s[3]);
+  if (extra) require_same(extra, grad, "extra");
+  require_same(out, grad, "out");
+  BitsArgs a = bits_args(grad, bits);
+  a.extra = extra.data();
+  a.out = out.mutable_data();
+  a.apply = true;
+  check(cpu_mask_bits(a));
+}
+
 bool channels_last(const Tensor& t) {
   const int64_t *n = t.sizes(), *at = t.strides();
   if (t.dim() != 4) return false;
@@ -181,6 +220,8 @@ void define_layer_ops(TorchLibraryHandle lib) {
   define(lib,
          "depthwise_backward(Tensor grad, Tensor weight, int stride, int padding, "
          "Tensor? out_bits, Tensor? in_bits, Tensor(a!) dx) -> ()");
+  define(lib, "make_bits(Tensor x, int act, Tensor(a!) bits) -> ()");
+  define(lib, "apply_bits(Tensor grad, Tensor? extra, Tensor bits, Tensor(a!) out) -> ()");
 }
 
 void implement_layer_ops_cpu(TorchLibraryHandle lib) {
@@ -189,6 +230,8 @@ void implement_layer_ops_cpu(TorchLibraryHandle lib) {
   implement(lib, "epilogue_backward", epilogue_backward);
   implement(lib, "depthwise", depthwise);
   implement(lib, "depthwise_backward", depthwise_backward);
+  implement(lib, "make_bits", make_bits);
+  implement(lib, "apply_bits", apply_bits);
 }
 
 }  // namespace fastard

@@ -43,6 +43,11 @@ int cpu_epilogue(const EpilogueArgs& a) {
   });
 }
 
+int cpu_mask_bits(const BitsArgs& a) {
+  return parallel((a.count + 15) / 16, a.count, kGrain,
+                  [&](int64_t b, int64_t e) { return chosen().mask_bits(a, b, e); });
+}
+
 int cpu_depthwise(const DepthwiseArgs& a) {
   const int64_t pixels = a.backward ? a.height * a.width : a.out_height * a.out_width;
   return parallel(chosen().depthwise_units(a), a.batch * pixels * a.channels * 4, kGrain,

@@ -5,11 +5,13 @@
 namespace fastard {
 
 struct LayerTable {
-  // Units are elements, output channels, chunks of channels of an image.
+  // Units are elements, output channels, chunks of channels of an image,
+  // words of 16 elements.
   int (*epilogue)(const EpilogueArgs& a, int64_t begin, int64_t end);
   int (*fold)(const FoldLayer& layer, void* arena, int64_t begin, int64_t end);
   int64_t (*depthwise_units)(const DepthwiseArgs& a);
   int (*depthwise)(const DepthwiseArgs& a, int64_t begin, int64_t end);
+  int (*mask_bits)(const BitsArgs& a, int64_t begin, int64_t end);
 };
 
 }  // namespace fastard

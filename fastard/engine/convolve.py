@@ -170,9 +170,5 @@ def depthwise(layer: Convolution, shape: tuple[int, ...]) -> bool:
     return (
         layer.spatial and layer.groups == shape[0] and shape[1] == 1 and shape[0] > 1 and square
         and even and layer.padding[0] < shape[-1] and layer.dilation == (1, 1)
-        and not layer.residual and layer.before is None and is_native_depthwise()
+        and not layer.residual and layer.before is None and ops.offered("depthwise", "cpu")
     )  # fmt: skip
-
-
-def is_native_depthwise() -> bool:
-    return ops.backend("depthwise", "cpu").name == "native"

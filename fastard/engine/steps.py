@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastard import ops
 from fastard.engine.layers import Convolution
+from fastard.engine.masks import MASKED, Mask, mask_of
 from fastard.engine.values import Gradients, dense_like
 from fastard.engine.weights import Folded
 
@@ -37,25 +38,28 @@ class ConvolutionStep:
         # Whether the only reader applies the activation's mask.
         self.covered = False
 
-    def forward(self, values: Values) -> tuple[torch.Size, Tensor | None]:
+    def forward(self, values: Values) -> tuple[torch.Size, Mask | None]:
         x = values[self.reads[0]].to(self.dtype)
         other = values[self.reads[1]].to(self.dtype) if len(self.reads) > 1 else None
         y = self.kernel.forward(x, other)
         values[self.makes[0]] = y
-        return x.shape, (y if self.act != "none" and not self.covered else None)
+        masked = self.act != "none" and not self.covered
+        return x.shape, (mask_of(y, self.act) if masked else None)
 
     def backward(
-        self, saved: tuple[torch.Size, Tensor | None], grads: Gradients, retain: bool
+        self, saved: tuple[torch.Size, Mask | None], grads: Gradients, retain: bool
     ) -> None:
-        grad, owned = grads.take(self.makes[0])
+        shape, mask = saved
+        if mask is None:
+            grad, owned = grads.take(self.makes[0])
+        else:
+            grad, extra, owned = grads.take_pair(self.makes[0])
+            if grad is not None:
+                grad, owned = mask.apply(grad, extra, owned), True
         if grad is None:
             return
         if grad.dtype != self.dtype:
             grad, owned = grad.to(self.dtype), True
-        shape, output = saved
-        if output is not None:
-            into = grad if owned and dense_like(grad, output) else None
-            grad, owned = ops.epilogue_backward(grad, output, act=self.act, out=into), True
         grads.add(self.reads[0], self.kernel.backward(grad, shape), True)
         if len(self.reads) > 1:
             grads.add(self.reads[1], grad, owned)
@@ -89,7 +93,7 @@ class EpilogueStep:
         self.act, self.weights = act, weights
         self.reads, self.makes = reads, [makes]
 
-    def forward(self, values: Values) -> Tensor | None:
+    def forward(self, values: Values) -> Mask | Tensor | None:
         x = values[self.reads[0]]
         other = values[self.reads[1]] if len(self.reads) > 1 else None
         if other is not None and other.dtype != x.dtype:
@@ -101,24 +105,31 @@ class EpilogueStep:
         x = ops.layers.dense(x)
         y = ops.epilogue(x, scale, shift, other, self.act)
         values[self.makes[0]] = y
-        if self.act in ("relu", "relu6"):
-            return y
+        if self.act in MASKED:
+            return mask_of(y, self.act)
         return None if self.act == "none" else x
 
-    def backward(self, saved: Tensor | None, grads: Gradients, retain: bool) -> None:
-        grad, owned = grads.take(self.makes[0])
+    def backward(self, saved: Mask | Tensor | None, grads: Gradients, retain: bool) -> None:
+        if isinstance(saved, (Tensor, type(None))):
+            grad, owned = grads.take(self.makes[0])
+        else:
+            grad, extra, owned = grads.take_pair(self.makes[0])
+            if grad is not None:
+                grad, owned = saved.apply(grad, extra, owned), True
+            saved = None
         if grad is None:
             return
         scale = self.weights.scale if self.weights is not None else None
         if saved is not None and grad.dtype != saved.dtype:
             grad, owned = grad.to(saved.dtype), True
+        act = self.act if saved is not None else "none"
         a, alone = self.reads[0], len(self.reads) == 1
         if saved is not None or scale is not None:
             residual = grads.buffer(a, grad if saved is None else saved) if alone else None
             into = residual
             if into is None and owned and (saved is None or dense_like(grad, saved)):
                 into = grad
-            grad = ops.epilogue_backward(grad, saved, scale, residual, self.act, out=into)
+            grad = ops.epilogue_backward(grad, saved, scale, residual, act, out=into)
             if residual is not None:
                 grads.set(a, grad)
                 return

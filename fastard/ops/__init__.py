@@ -1,7 +1,7 @@
 """The fused operators, functional: each allocates, checks and calls one kernel."""
 
 from fastard.ops import layers
-from fastard.ops._backend import Backend, backend
+from fastard.ops._backend import Backend, backend, offered
 from fastard.ops.distill_kl import distill_kl
 from fastard.ops.layers import epilogue, epilogue_backward, fold_bn_
 from fastard.ops.logit_loss import logit_loss
@@ -11,7 +11,7 @@ from fastard.ops.random_start import random_start_
 
 __all__ = [
     "Backend", "backend", "distill_kl", "epilogue", "epilogue_backward", "fold_bn_", "layers",
-    "logit_loss",
+    "logit_loss", "offered",
     "pgd_step_", "prepared", "random_start_",
     "round_towards",
 ]  # fmt: skip

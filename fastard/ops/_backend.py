@@ -14,17 +14,11 @@ from fastard import native
 _increment_version = torch.autograd.graph.increment_version
 _COMPILED = {
     "cpu": {
-        "pgd_step_",
-        "random_start_",
-        "logit_loss",
-        "distill_kl",
-        "fold_bn_",
-        "epilogue",
-        "epilogue_backward",
-        "depthwise",
+        "pgd_step_", "random_start_", "logit_loss", "distill_kl", "fold_bn_", "epilogue",
+        "epilogue_backward", "depthwise", "make_bits", "apply_bits",
     },
     "cuda": {"pgd_step_", "logit_loss"},
-}
+}  # fmt: skip
 
 
 class Backend(NamedTuple):
@@ -65,6 +59,13 @@ def backend(op: str, device_type: str) -> Backend:
             stacklevel=3,
         )
     return found
+
+
+@functools.cache
+def offered(op: str, device_type: str) -> bool:
+    """Whether a kernel of `op` runs natively there; for ops that have another way, not a slower
+    one, so that nothing is said where there is none."""
+    return op in _COMPILED.get(device_type, ()) and _choose(op, device_type).name == "native"
 
 
 def _native_on(op: str, device_type: str) -> bool:
@@ -122,7 +123,8 @@ def register_fakes() -> None:
 
     for name in ("pgd_step_.Scalar", "pgd_step_.Tensor", "random_start_.Scalar",
                  "random_start_.Tensor", "logit_loss", "distill_kl", "fold_bn_", "epilogue",
-                 "epilogue_backward", "depthwise", "depthwise_backward"):  # fmt: skip
+                 "epilogue_backward", "depthwise", "depthwise_backward", "make_bits",
+                 "apply_bits"):  # fmt: skip
         torch.library.register_fake(f"fastard::{name}", nothing)
 
 

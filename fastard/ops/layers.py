@@ -16,6 +16,8 @@ if native.module is not None:
     _FOLD = torch.ops.fastard.fold_bn_.default
     _EPILOGUE = torch.ops.fastard.epilogue.default
     _BACKWARD = torch.ops.fastard.epilogue_backward.default
+    _MAKE_BITS = torch.ops.fastard.make_bits.default
+    _APPLY_BITS = torch.ops.fastard.apply_bits.default
     _DEPTHWISE = torch.ops.fastard.depthwise.default
     _DEPTHWISE_BACKWARD = torch.ops.fastard.depthwise_backward.default
 
@@ -167,3 +169,23 @@ def depthwise_backward(
     )  # fmt: skip
     _DEPTHWISE_BACKWARD(grad, weight, stride, padding, out_bits, in_bits, dx)
     return dx
+
+
+def make_bits(x: Tensor, act: str) -> Tensor:
+    """One bit an element of dense x, in memory order: where relu or relu6 made x and lets a
+    gradient through, 0 < x (< 6)."""
+    bits = x.new_empty((x.numel() + 15) // 16 * 2, dtype=torch.uint8)
+    _MAKE_BITS(x, CODES[act], bits)
+    return bits
+
+
+def apply_bits(
+    grad: Tensor, bits: Tensor, extra: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
+    """grad + extra where the bit is set, else 0; both in the memory order that the bits have.
+
+    `out` may be grad or extra.
+    """
+    out = torch.empty_like(grad) if out is None else out
+    _APPLY_BITS(grad, extra, bits, out)
+    return out

@@ -85,8 +85,8 @@ def test_against_reference(shape, dtype, either):
             assert entry.weight.is_contiguous(memory_format=torch.channels_last)
     tensors, *epsilons = described(model, None, None, model.norm("after"))
     *_, shift, scale = reference_layers.fold([None, *tensors[1:]], *epsilons, shape[0])
-    torch.testing.assert_close(affine.bias, shift, rtol=2e-7, atol=2e-7)
-    torch.testing.assert_close(affine.scale, scale, rtol=2e-7, atol=2e-7)
+    torch.testing.assert_close(affine.bias, shift.float(), rtol=2e-7, atol=2e-7)
+    torch.testing.assert_close(affine.scale, scale.float(), rtol=2e-7, atol=2e-7)
 
 
 @pytest.mark.parametrize("held", [*DTYPES, torch.float64], ids=lambda d: str(d)[6:])
@@ -156,7 +156,8 @@ def test_refresh_follows_new_values_and_new_tensors():
 )
 def test_a_tensor_of_another_kind_is_refused_before_anything_is_written(value):
     model, weights = Held((6, 5, 3, 3)), Weights(torch.device("cpu"))
-    weights.convolution(Param("", "weight"), None, None, None, (6, 5, 3, 3), torch.float32, False)  # fmt: skip
+    shape = (6, 5, 3, 3)
+    weights.convolution(Param("", "weight"), None, None, None, shape, torch.float32, False)
     weights.allocate()
     weights.refresh(model)
     before = weights.arena.clone()
