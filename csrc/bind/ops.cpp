@@ -2,71 +2,10 @@
 #include "ops.h"
 
 #include "arguments.h"
+#include "device.h"
 
 namespace fastard {
 namespace {
-
-struct Cpu {
-  explicit Cpu(const Tensor&) {}
-  static void check(int status) {
-    require(status != kBadLabel, "every label must lie in [0, number of classes).");
-    if (status == kNoMemory) throw std::bad_alloc();
-  }
-  void step(const StepArgs& a) { check(cpu_pgd_step(a)); }
-  void start(const StartArgs& a) { check(cpu_random_start(a)); }
-  void rows(const RowArgs& a) { check(cpu_logit_rows(a)); }
-  void summed(const RowArgs& a, const SumArgs& s) { check(cpu_distill_kl(a, s)); }
-};
-
-#ifdef FASTARD_WITH_CUDA
-struct DeviceGuard {
-  explicit DeviceGuard(int32_t device) {
-    ok(aoti_torch_create_device_guard(device, &handle), "select the device");
-  }
-  ~DeviceGuard() { aoti_torch_delete_device_guard(handle); }
-  DeviceGuard(const DeviceGuard&) = delete;
-  DeviceGuardHandle handle = nullptr;
-};
-
-// torch's current stream on the tensor's device, which is current while this lives.
-class Cuda {
- public:
-  explicit Cuda(const Tensor& tensor) : guard_(tensor.device_index()) {
-    require(aoti_torch_get_current_cuda_stream != nullptr, "this torch was built without CUDA.");
-    ok(aoti_torch_get_current_cuda_stream(tensor.device_index(), &stream_),
-       "give its current stream");
-    check(cuda_select(tensor.device_index()));
-  }
-  static void check(int code) {
-    require(!code, std::string("a CUDA launch failed: ") + cuda_error(code) + ".");
-  }
-  void step(const StepArgs& a) {
-    countable(a.norm == kL1 ? a.n : 0, "an L1 sample's elements");
-    check(cuda_pgd_step(a, stream_));
-  }
-  void start(const StartArgs& a) {
-    countable(a.norm == kL1 && a.kind == kUniform ? a.n : 0, "an L1 sample's elements");
-    check(cuda_random_start(a, stream_));
-  }
-  void rows(const RowArgs& a) {
-    countable(a.classes, "classes");
-    check(cuda_logit_rows(a, stream_));
-  }
-  void summed(const RowArgs& a, const SumArgs& s) {
-    require(s.ticket, "a loss that is summed on CUDA needs a ticket.");
-    countable(a.classes, "classes");
-    check(cuda_distill_kl(a, s, stream_));
-  }
-
- private:
-  static void countable(int64_t n, const char* what) {
-    require(n <= kMostPlaces, std::string(what) + " must be at most 2^30 on CUDA, but are " +
-                                  std::to_string(n) + ".");
-  }
-  DeviceGuard guard_;
-  void* stream_ = nullptr;
-};
-#endif
 
 void require_like(const Tensor& t, const Tensor& like, const char* name) {
   const std::string who = name;
@@ -282,17 +221,6 @@ constexpr const char* kStepTail =
 constexpr const char* kStartTail =
     "int norm, int kind, float sigma, bool clip, float clip_min, float clip_max) -> ()";
 
-// The encoding of arguments that this file assumes: torch 2.11's.
-constexpr uint64_t kAbi = (2ull << 56) | (11ull << 48);
-
-void define(TorchLibraryHandle lib, const std::string& schema) {
-  ok(aoti_torch_library_def(lib, schema.c_str()), "define an operator");
-}
-void implement(TorchLibraryHandle lib, const char* name,
-               void (*kernel)(StableIValue*, uint64_t, uint64_t)) {
-  ok(torch_library_impl(lib, name, kernel, kAbi), "register a kernel");
-}
-
 }  // namespace
 
 void register_ops() {
@@ -320,6 +248,8 @@ void register_ops() {
   implement(cpu, "random_start_.Tensor", random_start<Cpu, true>);
   implement(cpu, "logit_loss", logit_loss<Cpu>);
   implement(cpu, "distill_kl", distill_kl<Cpu>);
+  define_layer_ops(defs);
+  implement_layer_ops_cpu(cpu);
 #ifdef FASTARD_WITH_CUDA
   TorchLibraryHandle cuda;
   ok(aoti_torch_library_init_impl("fastard", "CUDA", __FILE__, __LINE__, &cuda), "open a library");
@@ -329,6 +259,7 @@ void register_ops() {
   implement(cuda, "random_start_.Tensor", random_start<Cuda, true>);
   implement(cuda, "logit_loss", logit_loss<Cuda>);
   implement(cuda, "distill_kl", distill_kl<Cuda>);
+  implement_layer_ops_cuda(cuda);
 #endif
 }
 

@@ -1,12 +1,9 @@
-// Chooses the instruction set once, splits work among OpenMP threads (torch's own libgomp pool, so
-// torch.set_num_threads holds here too).
+// Chooses the instruction set once and how finely the ops' work is split.
 #include <stdlib.h>
 #include <string.h>
 
+#include "parallel.h"
 #include "table.h"
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 namespace fastard {
 namespace {
@@ -36,27 +33,6 @@ const CpuTable* widest() {
 const CpuTable& chosen() {
   static const CpuTable* table = widest();
   return *table;
-}
-
-// Units are split into equal contiguous runs; results do not depend on how many threads there are.
-template <class Work> int parallel(int64_t units, int64_t elements, int64_t grain, Work work) {
-  if (units <= 0 || elements <= 0) return kOk;
-#ifdef _OPENMP
-  int64_t threads = omp_get_max_threads();
-  if (threads > units) threads = units;
-  if (threads > 1 && elements >= 2 * grain && !omp_in_parallel()) {
-    int status = kOk;
-#pragma omp parallel num_threads(int(threads)) reduction(max : status)
-    {
-      const int64_t count = omp_get_num_threads(), id = omp_get_thread_num();
-      const int64_t begin = units * id / count, end = units * (id + 1) / count;
-      if (begin < end) status = work(begin, end);
-    }
-    return status;
-  }
-#endif
-  (void)grain;
-  return work(int64_t(0), units);
 }
 
 bool out_of_range(const int64_t* labels, int64_t rows, int64_t classes) {

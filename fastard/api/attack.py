@@ -124,10 +124,7 @@ class Attack:
         if x.stride() != x_adv.stride():
             x = x_adv.clone().copy_(x)
         fed = program.feed(x)
-        mean = std = None
-        if fed.mean is not None and fed.std is not None:
-            mean = torch.tensor(fed.mean, dtype=torch.float32, device=x.device)
-            std = torch.tensor(fed.std, dtype=torch.float32, device=x.device)
+        mean, std = fed.mean, fed.std
         feed = None if fed.is_x else torch.empty_like(x, dtype=fed.dtype)
         broken = (
             torch.zeros(len(x), dtype=torch.bool, device=x.device) if self.return_info else None

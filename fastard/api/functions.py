@@ -11,7 +11,7 @@ from fastard.api.attack import Bound
 from fastard.api.options import CommonOptions, KLOptions, PGDOptions
 from fastard.api.pair import PairPGD
 from fastard.api.pgd import PGD, Loss
-from fastard.engine import Program
+from fastard.engine import Inference
 from fastard.engine.unwrap import Model
 
 
@@ -127,9 +127,7 @@ def clean_eval_logits(model: Model, x: Tensor, precision: str | None = None) -> 
     Equivalent to: ``model.eval(); logits = model(x); model.train()`` under no_grad, with every
     module's own training flag put back, in the module inside DDP and its like.
     """
-    program = Program(model, precision)
-    with program.running(x):
-        return program.infer_feed(x)
+    return Inference(model, precision)(x)
 
 
 def fgsm(

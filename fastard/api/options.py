@@ -24,6 +24,7 @@ class CommonOptions(TypedDict, total=False):
     mode: str
     bn_stats: str
     precision: str | None
+    engine: bool
     check_logits: bool
     l1_sparsity: float
     noise_device: str | torch.device | None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastard import checks
@@ -28,15 +27,17 @@ class PairPGD(Attack):
         eps: Bound = 8 / 255, alpha: Bound = 2 / 255, steps: int = 10, *,
         clip_start: bool | None = None, random_start: bool | str = True, temperature: float = 1.0,
         targeted: bool = False, mean: Statistics = None, std: Statistics = None, mode: str = "eval",
-        bn_stats: str = "update", precision: str | None = None, check_logits: bool = True,
-        **options: Any,
+        bn_stats: str = "update", precision: str | None = None, engine: bool = True,
+        check_logits: bool = True, **options: Any,
     ) -> None:  # fmt: skip
         if clip_start is None:
             clip_start = random_start == "uniform"
         super().__init__(norm, eps, alpha, steps, random_start=random_start,
                          published_start="gaussian", clip_start=clip_start, **options)  # fmt: skip
-        self.student = Program(student, precision, mean=mean, std=std, mode=mode, bn_stats=bn_stats)
-        self.teacher = Program(teacher, precision)
+        self.student = Program(
+            student, precision, mean=mean, std=std, mode=mode, bn_stats=bn_stats,
+            engine=engine)  # fmt: skip
+        self.teacher = Program(teacher, precision, engine=engine)
         if mode == "train" and self.student.model is self.teacher.model:
             raise ValueError("mode='train' needs a teacher that is not the student itself.")
         self.temperature, self.targeted, self.check_logits = temperature, targeted, check_logits
@@ -52,16 +53,15 @@ class PairPGD(Attack):
             self.student, self.teacher, temperature=self.temperature, targeted=self.targeted,
             check_logits=self.check_logits and values,
         )  # fmt: skip
-        prepared, std = self.student.feed(x), None
-        if prepared.std is not None:
-            std = torch.tensor(prepared.std, device=x.device).view(1, -1, *[1] * (x.dim() - 2))
 
         def gradient(feed: Tensor, x_adv: Tensor) -> Tensor:
             _, through_student, through_teacher = pair(feed, x_adv)
+            std = self.student.feed(x).std
             if std is None:
                 return through_student + through_teacher
             # The step's gradient is in the student's prepared input.
-            return through_student + through_teacher * std.to(through_teacher.dtype)
+            shape = (1, -1, *[1] * (x.dim() - 2))
+            return through_student + through_teacher * std.to(through_teacher.dtype).view(shape)
 
         with self.teacher.running(x):
             return self._attack(self.student, x, gradient, pair.value, self.explain)

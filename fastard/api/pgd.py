@@ -48,6 +48,8 @@ class PGD(Attack):
         n_restarts: keeps, per sample, the restart that reached the highest loss.
         mode, bn_stats: "eval", or "train" as ARD, IAD, Rice and Madry attack; "update" or "frozen".
         precision: "fp32", "tf32", "bf16", "fp16", None: autocast's state.
+        engine: run the compiled program where there is one; False: eager autograd, whose pixels
+            equal the published loops' bit for bit.
         check_logits: refuse a model whose first logits are NaN or +inf; False lets them be.
         noise_device: where noise is drawn (default: the generator's device, else x's); "cpu" draws
             as the published loops do.
@@ -83,6 +85,7 @@ class PGD(Attack):
         mode: str = "eval",
         bn_stats: str = "update",
         precision: str | None = None,
+        engine: bool = True,
         check_logits: bool = True,
         l1_sparsity: float = 0.2,
         noise_device: str | torch.device | None = None,
@@ -104,7 +107,9 @@ class PGD(Attack):
         if not 0 <= mix <= 1:
             raise ValueError(f"mix must lie in [0, 1], but is {mix}.")
         self.options = {"temperature": temperature, "kappa": kappa, "mix": mix}
-        self.program = Program(model, precision, mean=mean, std=std, mode=mode, bn_stats=bn_stats)
+        self.program = Program(
+            model, precision, mean=mean, std=std, mode=mode, bn_stats=bn_stats,
+            engine=engine)  # fmt: skip
 
     def _takes_logits(self) -> bool:
         return self.loss in (LossKind.kl, LossKind.mixture)

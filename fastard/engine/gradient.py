@@ -107,17 +107,19 @@ def as_program(model: Model | Program) -> Program:
     return model if isinstance(model, Program) else Program(model)
 
 
-def representable(dlogits: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """dlogits scaled per sample into fp16's range, where only its direction matters."""
+def representable(dtype: torch.dtype | None, *seeds: Tensor) -> tuple[Tensor, ...]:
+    """Seeds scaled per sample into fp16's range, all by one factor: only directions matter."""
     if dtype != torch.float16:
-        return dlogits
-    largest = dlogits.abs().amax(1, keepdim=True)
-    return torch.where(largest > 0, dlogits / largest.clamp(min=1e-38) * 64.0, dlogits)
+        return seeds
+    largest = torch.stack([d.abs().amax(1, keepdim=True) for d in seeds]).amax(0)
+    factor = torch.where(largest > 0, 64.0 / largest.clamp(min=1e-38), 1.0)
+    return tuple(d * factor for d in seeds)
 
 
 class InputGradient:
     """Per-sample loss of a model and its gradient in the (prepared) input, up to a positive factor
-    per sample in fp16.
+    per sample in fp16. Inside the program's running block it takes what `Program.feed` describes
+    and answers in that; outside, pixels.
 
     Equivalent to: ``dx, = torch.autograd.grad(loss(model(x)).sum(), x)``, with no graph on the
     loss: it answers with its gradient in the logits, which seeds the backward pass.
@@ -127,15 +129,18 @@ class InputGradient:
         self.program, self.loss = as_program(model), loss
 
     def __call__(self, feed: Tensor) -> tuple[Tensor, Tensor]:
-        with self.program.running(feed):
-            loss, dlogits = self.loss(self.program.forward_feed(feed))
-            return loss, self.program.vjp(representable(dlogits, self.program.low_dtype))
+        program, inside = self.program, self.program.is_running
+        with program.running(feed):
+            logits = program.forward_feed(feed) if inside else program.forward(feed)
+            loss, dlogits = self.loss(logits)
+            (seed,) = representable(program.low_dtype, dlogits)
+            return loss, program.vjp(seed) if inside else program.pixel_vjp(seed)
 
     def value(self, feed: Tensor) -> Tensor:
         """The loss [B] alone; asking moves no BN statistics."""
-        program = self.program
+        program, inside = self.program, self.program.is_running
         with program.running(feed), attack_mode(program.model, program.mode, "frozen"):
-            return self.loss(program.infer_feed(feed))[0]
+            return self.loss(program.infer_feed(feed if inside else program.prepared(feed)))[0]
 
 
 class PairGradient:
@@ -169,9 +174,11 @@ class PairGradient:
     def __call__(self, feed: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """loss [B], the gradient in the student's prepared input, the gradient in x (teacher)."""
         with self.student.running(feed), self.teacher.running(x):
-            z_t = self.teacher.forward_feed(x.to(self.teacher.feed(x).dtype))
+            z_t = self.teacher.forward(x)
             loss, ds, dt = self._logits(self.student.forward_feed(feed), z_t, True)
-            return loss, self.student.vjp(ds), self.teacher.vjp(dt).to(x.dtype)
+            fp16 = torch.float16 in (self.student.low_dtype, self.teacher.low_dtype)
+            ds, dt = representable(torch.float16 if fp16 else None, ds, dt)
+            return loss, self.student.vjp(ds), self.teacher.pixel_vjp(dt).to(x.dtype)
 
     def value(self, feed: Tensor, x: Tensor) -> Tensor:
         """The loss [B] alone; asking moves no BN statistics."""
@@ -180,5 +187,5 @@ class PairGradient:
             self.teacher.running(x),
             attack_mode(self.student.model, self.student.mode, "frozen"),
         ):
-            z_t = self.teacher.infer_feed(x.to(self.teacher.feed(x).dtype))
+            z_t = self.teacher.infer_feed(self.teacher.prepared(x))
             return self._logits(self.student.infer_feed(feed), z_t, False)[0]

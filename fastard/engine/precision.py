@@ -87,7 +87,7 @@ class FullPrecisionHead(TorchFunctionMode):
 
 
 @contextmanager
-def _tf32(allowed: bool | None) -> Iterator[None]:
+def tf32(allowed: bool | None) -> Iterator[None]:
     if allowed is None or not torch.cuda.is_available():
         yield
         return
@@ -107,7 +107,7 @@ def arithmetic(precision: Precision, model: Model, device_type: str) -> Iterator
     head = head_weight(model) if low else None
     torch.clear_autocast_cache()
     try:
-        with _tf32(precision.tf32), torch.autocast(device_type, dtype=precision.dtype, enabled=low):
+        with tf32(precision.tf32), torch.autocast(device_type, dtype=precision.dtype, enabled=low):
             if head is None:
                 yield
             else:

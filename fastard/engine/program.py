@@ -1,29 +1,40 @@
-"""`Program`: a model's logits and input gradient, on eager autograd."""
+"""`Program`: a model's logits and input gradient, compiled where that is possible."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastard import checks
+from fastard import checks, ops
+from fastard.engine import compiled
+from fastard.engine.explain import explanation
 from fastard.engine.guard import attack_mode, check_mode
-from fastard.engine.precision import Precision, arithmetic, resolve
+from fastard.engine.passes import EagerPasses, Passes, PlannedPasses
+from fastard.engine.plan import Plan
+from fastard.engine.precision import Precision, arithmetic, resolve, tf32
 from fastard.engine.unwrap import Model, inner_model
+from fastard.engine.weights import StaleProgram
+
+LAYOUTS = ("auto", "channels_last", "contiguous")
 
 
 @dataclass(frozen=True)
 class Feed:
-    """What a program reads: (x - mean) / std per channel in `dtype`, or (`is_x`) x as it is."""
+    """What a program reads: (x - mean) / std per channel in `dtype`, or (`is_x`) x as it is.
+
+    mean and std are fp32 [channels] on x's device.
+    """
 
     dtype: torch.dtype
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    mean: Tensor | None = None
+    std: Tensor | None = None
     is_x: bool = True
 
 
@@ -31,6 +42,12 @@ class Program:
     """A model as two calls: ``forward(x) -> logits`` and ``vjp(dlogits) -> dx``.
 
     Equivalent to: ``logits = model(x); dx, = torch.autograd.grad(logits, x, dlogits)``
+
+    An eval-mode fp32 network is traced once: normalisations are folded into copies of the weights,
+    bias, residual and activation run in the convolutions' epilogues, nothing is computed for the
+    parameters. The copies are renewed from the live parameters whenever an attack begins. What
+    cannot be traced runs under local autograd; where nothing can, or in train mode, eager autograd
+    runs it all. `explain` says which, and why.
 
     Passes run inside ``with program.running(x):``, which puts the model into `mode`, enables
     gradients, selects the precision, and leaves no trace: training flags, requires_grad, .grad,
@@ -45,6 +62,10 @@ class Program:
         mean, std: per channel, for a model that wants normalised input: `forward` takes pixels and
             `vjp` then answers in pixels, `forward_feed` takes (x - mean) / std and answers in that.
         mode, bn_stats: as `attack_mode`.
+        engine: False runs eager autograd whatever the model.
+        fold: False keeps normalisations as layers of their own.
+        layout: "channels_last", "contiguous", or "auto": what the device's convolutions prefer.
+        frozen: the model never changes: its weights are copied once.
     """
 
     def __init__(
@@ -56,46 +77,92 @@ class Program:
         std: Sequence[float] | Tensor | None = None,
         mode: str = "eval",
         bn_stats: str = "update",
+        engine: bool = True,
+        fold: bool = True,
+        layout: str = "auto",
+        frozen: bool = False,
     ) -> None:
         if not callable(model):
             raise TypeError(f"model must be callable, but is {checks.describe(model)}.")
         if (mean is None) != (std is None):
             raise ValueError("mean and std go together: give both or neither.")
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, but is {layout!r}.")
         check_mode(mode, bn_stats)
         resolve(precision, "cpu")
         self.model, self.wrappers = inner_model(model)
         self.precision, self.mode, self.bn_stats = precision, mode, bn_stats
+        self.engine, self.fold, self.layout, self.frozen = engine, fold, layout, frozen
         self._mean, self._std = mean, std
+        self._statistics: dict[Any, tuple[Tensor, Tensor]] = {}
         self._resolved: Precision | None = None
         self._depth, self._lock = 0, threading.RLock()
-        self._run: Model | None = None
-        self._leaf: Tensor | None = None
-        self._logits: Tensor | None = None
+        self._passes: Passes | None = None
+        # A forward outside a running block, until the next: its passes, and pixels' share of it.
+        self._single: tuple[Passes, Tensor | None, torch.dtype] | None = None
+        self._copied: Plan | None = None
+        self._private, self._own = False, dict[Any, compiled.Compiled]()
+        # What explain() tells of the last running block.
+        self.made: compiled.Compiled | None = None
+        self.seconds: float | None = None
+
+    def _own_statistics(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The mean and std given with the program, on x's device."""
+        if self._mean is None or self._std is None:
+            return None
+        channels = x.shape[1] if x.dim() > 1 else 1
+        found = self._statistics.get((x.device, channels))
+        if found is None:
+            found = tuple(  # type: ignore[assignment]
+                torch.tensor(checks.channel_values(v, channels, name), dtype=torch.float32).to(
+                    x.device
+                )
+                for v, name in ((self._mean, "mean"), (self._std, "std"))
+            )
+            self._statistics[x.device, channels] = found  # type: ignore[assignment]
+        return found
 
     def feed(self, x: Tensor) -> Feed:
-        """How images like x must be prepared for `forward_feed`."""
+        """How images like x must be prepared for `forward_feed`, in the running block."""
         dtype = self._input_dtype(x)
-        if self._mean is None or self._std is None:
+        own, plan = self._own_statistics(x), self.plan
+        mean, std = own if own is not None else (None, None)
+        if plan is not None and plan.mean is not None and plan.std is not None:
+            # ((x - mean) / std - inner mean) / inner std in one.
+            mean = plan.mean if mean is None or std is None else mean + std * plan.mean
+            std = plan.std if std is None else std * plan.std
+        if mean is None:
             return Feed(dtype, is_x=dtype == x.dtype)
-        channels = x.shape[1] if x.dim() > 1 else 1
-        return Feed(
-            dtype,
-            tuple(checks.channel_values(self._mean, channels, "mean")),
-            tuple(checks.channel_values(self._std, channels, "std")),
-            is_x=False,
-        )
+        return Feed(dtype, mean, std, is_x=False)
 
     def _input_dtype(self, x: Tensor) -> torch.dtype:
-        """The dtype of the model's parameters; x's where autocast casts or there are none."""
+        """The plan's dtype; else that of the model's parameters, or x's where autocast casts."""
+        if self.plan is not None:
+            return self.plan.dtype
         if self.low_dtype is not None or not isinstance(self.model, nn.Module):
             return x.dtype
         floating = (p.dtype for p in self.model.parameters() if p.is_floating_point())
         return next(floating, x.dtype)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a running block is open."""
+        return self._depth > 0
+
+    @property
+    def normalises(self) -> bool:
+        """Whether the program was given a mean and std."""
+        return self._mean is not None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The running block's plan, if one runs."""
+        return self._passes.plan if isinstance(self._passes, PlannedPasses) else None
+
     @contextmanager
     def running(self, x: Tensor) -> Iterator[None]:
         """Everything an attack's passes need around them; see the class."""
-        # One attack at a time: the last forward's graph and the model's mode belong to it.
+        # One attack at a time: the last forward's record and the model's mode belong to it.
         with self._lock:
             if self._depth:
                 yield
@@ -107,134 +174,147 @@ class Program:
     def _opened(self, x: Tensor) -> Iterator[None]:
         precision = resolve(self.precision, x.device.type)
         self._resolved, self._depth = precision, 1
+        begun = time.perf_counter()
+        kind = x.device.type
         try:
-            with (
-                attack_mode(self.model, self.mode, self.bn_stats),
-                torch.inference_mode(False),
-                torch.enable_grad(),
-                arithmetic(precision, self.model, x.device.type),
-            ):
-                # Looked up once an attack: walking the parameters costs a tiny network's forward.
-                self._run = self._functional()
+            with ExitStack() as around:
+                around.enter_context(attack_mode(self.model, self.mode, self.bn_stats))
+                around.enter_context(torch.inference_mode(False))
+                around.enter_context(torch.enable_grad())
+                plan = self._plan(x, precision)
+                if plan is not None:
+                    around.enter_context(torch.autocast(kind, enabled=False))
+                    around.enter_context(tf32(precision.tf32))
+                    self._passes = PlannedPasses(plan)
+                else:
+                    around.enter_context(arithmetic(precision, self.model, kind))
+                    # Looked up once an attack: walking the parameters costs a tiny network's pass.
+                    run = self.model
+                    if isinstance(run, nn.Module):
+                        run = compiled.functional(run)
+                    self._passes = EagerPasses(run)
                 yield
         finally:
-            self._depth, self._run, self._resolved = 0, None, None
-            self._leaf = self._logits = None
+            self._depth, self._passes, self._resolved = 0, None, None
+            self.seconds = time.perf_counter() - begun
+
+    def compilation(self, x: Tensor, precision: Precision) -> compiled.Compiled:
+        """The plan for images like x, or why there is none."""
+        if self.mode != "eval":
+            return compiled.Compiled(None, "train-mode attacks run the module itself")
+        if not self.engine:
+            return compiled.Compiled(None, "engine=False")
+        if len(x) == 0:
+            return compiled.Compiled(None, "an empty batch")
+        why = compiled.obstacle(self.model, x.dtype if x.dtype.itemsize > 4 else torch.float32,
+                                x.device)  # fmt: skip
+        if why is not None:
+            return compiled.Compiled(None, why)
+        own, sample = self._own_statistics(x), x.detach()[:2].float()
+        if own is not None:
+            shape = (1, -1, *[1] * (x.dim() - 2))
+            sample = (sample - own[0].view(shape)) / own[1].view(shape)
+        options = (self.fold, self.layout, self.frozen)
+        assert isinstance(self.model, nn.Module)
+        with torch.autocast(x.device.type, enabled=False), tf32(False):
+            return (self._privately if self._private else compiled.compiled)(
+                self.model, sample, precision.dtype or torch.float32, options)  # fmt: skip
+
+    def _privately(
+        self, model: nn.Module, sample: Tensor, dtype: torch.dtype, options: Any
+    ) -> compiled.Compiled:
+        """A plan that no other program renews between a forward and its vjp."""
+        key = (tuple(sample.shape[1:]), sample.device, dtype)
+        if key not in self._own:
+            made = compiled.make(model, sample, dtype, options)
+            if not made.final:
+                return made
+            self._own[key] = made
+        return self._own[key]
+
+    def _plan(self, x: Tensor, precision: Precision) -> Plan | None:
+        self.made = self.compilation(x, precision)
+        plan = self.made.plan
+        if plan is None or (self.frozen and plan is self._copied):
+            return plan
+        try:
+            plan.refresh()
+        except StaleProgram:
+            assert isinstance(self.model, nn.Module)
+            compiled.discard(self.model)
+            self._own.clear()
+            self.made = self.compilation(x, precision)
+            plan = self.made.plan
+            if plan is None:
+                return None
+            plan.refresh()
+        self._copied = plan
+        return plan
 
     @property
     def low_dtype(self) -> torch.dtype | None:
         """The half precision that the running block's passes are in, if any."""
         return self._resolved.dtype if self._resolved is not None else None
 
-    def _call(self, x: Tensor) -> Tensor:
-        run = self._functional() if self._run is None else self._run
-        logits = run(x)
-        if not isinstance(logits, Tensor):
-            raise TypeError(
-                f"the model must return a tensor of logits [batch, classes], but returned "
-                f"{checks.describe(logits)}."
-            )
-        if logits.dim() != 2 or len(logits) != len(x):
-            raise ValueError(
-                f"the model must return logits [{len(x)}, classes], but returned shape "
-                f"{list(logits.shape)}."
-            )
-        return logits
-
-    def _functional(self) -> Model:
-        """The model, with clones in place of parameters that were made under inference_mode."""
-        if not isinstance(self.model, nn.Module):
-            return self.model
-        tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        if not any(t.is_inference() for t in tensors.values()):
-            return self.model
-        clones = {name: t.clone() for name, t in tensors.items()}
-        module = self.model
-        return lambda x: torch.func.functional_call(module, clones, (x,))
+    def _now(self) -> Passes:
+        if self._passes is None:
+            raise RuntimeError("open a running block first: with program.running(x).")
+        return self._passes
 
     def forward_feed(self, feed: Tensor) -> Tensor:
         """Logits [B, C] in fp32 (fp64) of a prepared input; `vjp` then answers for it."""
-        # The last graph goes before the next is built: peak memory is one pass.
-        self._leaf = self._logits = None
-        leaf = feed.detach().requires_grad_()
-        self._leaf, self._logits = leaf, self._call(leaf)
-        return _widened(self._logits.detach())
+        return self._now().forward(feed)
 
     def infer_feed(self, feed: Tensor) -> Tensor:
         """Logits of a prepared input without a gradient to follow."""
-        with torch.no_grad():
-            return _widened(self._call(feed.detach()))
+        return self._now().infer(feed)
 
     def vjp(self, dlogits: Tensor, retain: bool = False) -> Tensor:
         """The input gradient for `dlogits` [B, C] of the last forward; retain for several."""
-        if self._leaf is None or self._logits is None:
-            raise RuntimeError("vjp needs a forward before it, in the same running block.")
-        dx = None
-        if self._logits.requires_grad:
-            (dx,) = torch.autograd.grad(
-                self._logits, self._leaf, dlogits.to(self._logits.dtype), retain_graph=retain,
-                allow_unused=True)  # fmt: skip
-        if dx is None:
-            raise ValueError(
-                "the model's logits do not depend on x through autograd (a detached tensor, "
-                "torch.no_grad or an integer in its forward?); a gradient attack cannot judge it."
-            )
-        return dx
+        if self._passes is not None:
+            return self._passes.vjp(dlogits, retain)
+        return self.pixel_vjp(dlogits, retain)
+
+    def pixel_vjp(self, dlogits: Tensor, retain: bool = False) -> Tensor:
+        """The gradient in the pixels given to the last `forward`."""
+        if self._single is None:
+            raise RuntimeError("vjp needs a forward before it.")
+        passes, std, dtype = self._single
+        dx = passes.vjp(dlogits, retain).to(dtype)
+        return dx if std is None else dx / std
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, C] of images x, in fp32 (fp64 for an fp64 model), detached.
 
-        Followed by `vjp` outside a `running` block, the gradient's graph is kept until the next
-        forward.
+        Followed by `vjp`, which answers in pixels; what it needs is kept until the next forward.
         """
-        if self._depth:
-            leaf, logits = self._pixels_forward(x)
-        else:
-            with self.running(x):
-                leaf, logits = self._pixels_forward(x)
-        self._leaf, self._logits = leaf, logits
-        return _widened(logits.detach())
+        self._single = None
+        with self._lock:
+            self._private = not self.is_running
+            try:
+                return self._forward(x)
+            finally:
+                self._private = False
 
-    def _pixels_forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        self._leaf = self._logits = None
-        leaf = (x.clone() if x.is_inference() else x).detach().requires_grad_()
-        feed, ready = self.feed(x), leaf
-        if feed.mean is not None and feed.std is not None:
-            shape = (1, -1, *[1] * (x.dim() - 2))
-            mean, std = (x.new_tensor(v).view(shape) for v in (feed.mean, feed.std))
-            ready = (leaf - mean) / std
-        return leaf, self._call(ready.to(feed.dtype))
+    def _forward(self, x: Tensor) -> Tensor:
+        with self.running(x):
+            passes, std = self._now(), self.feed(x).std
+            logits = passes.forward(self.prepared(x))
+            if std is not None:
+                std = std.to(x.dtype).view(1, -1, *[1] * (x.dim() - 2))
+            self._single = (passes, std, x.dtype)
+        return logits
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """Images x as the running block's passes read them."""
+        fed = self.feed(x)
+        x = (x.clone() if x.is_inference() else x).detach()
+        return x if fed.is_x else ops.prepared(x, fed.mean, fed.std, fed.dtype)
 
     def explain(self, device: str | torch.device | None = None) -> str:
         """What runs where, in which precision, and why, as lines of text."""
-        where = torch.device(device) if device is not None else _device_of(self.model)
-        precision = resolve(self.precision, where.type)
-        name = type(self.model).__name__
-        lines = [
-            f"model      {name}"
-            + (f" inside {' > '.join(self.wrappers)}" if self.wrappers else ""),
-            "program    eager autograd (forward, then torch.autograd.grad in the input alone)",
-            f"mode       {self.mode}"
-            + (f", BN statistics {self.bn_stats}" if self.mode == "train" else ""),
-            f"precision  {precision.name} on {where.type}: {precision.reason}",
-        ]
-        if precision.dtype is not None:
-            lines.append("head       final linear layer, logits and loss in fp32")
-        if self._mean is not None:
-            lines.append("input      normalised by the step's second output")
-        return "\n".join(lines)
+        return explanation(self, device)
 
     def __repr__(self) -> str:
         name = type(self.model).__name__
         return f"Program({name}, precision={self.precision!r}, mode={self.mode!r})"
-
-
-def _widened(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _device_of(model: Any) -> torch.device:
-    if isinstance(model, nn.Module):
-        for t in (*model.parameters(), *model.buffers()):
-            return t.device
-    return torch.device("cpu")

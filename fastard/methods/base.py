@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fastard import checks
+from fastard.api import clean_eval_logits
 from fastard.kinds import unknown
 from fastard.methods.options import AttackOptions, MethodOptions, plain_names
 
@@ -164,8 +165,7 @@ class Method(nn.Module, ABC):
 
     def _ask_teachers(self, x: torch.Tensor, *, remember: bool = False) -> list[torch.Tensor]:
         """The teachers' logits of x; an attack remembers them for the outer loss of the same x."""
-        with torch.no_grad():
-            logits = [teacher.eval()(x) for teacher in self.teachers]
+        logits = [clean_eval_logits(teacher.eval(), x) for teacher in self.teachers]
         self._remembered = (weakref.ref(x), logits) if remember else None
         return logits
 

@@ -17,9 +17,16 @@ NAMES = ("native", "triton", "reference")
 OLDEST_FOR_TRITON = (7, 0)
 _increment_version = torch.autograd.graph.increment_version
 _COMPILED = {
-    "cpu": {"pgd_step_", "random_start_", "logit_loss", "distill_kl"},
-    "cuda": {"pgd_step_", "random_start_", "logit_loss", "distill_kl"},
-}
+    "cpu": {
+        "pgd_step_", "random_start_", "logit_loss", "distill_kl", "fold_bn_", "epilogue",
+        "epilogue_backward", "depthwise", "depthwise_backward", "make_bits", "apply_bits",
+    },
+    "cuda": {
+        "pgd_step_", "random_start_", "logit_loss", "distill_kl", "fold_bn_", "epilogue",
+        "epilogue_backward",
+    },
+}  # fmt: skip
+_IN_TRITON = {"pgd_step_", "random_start_", "logit_loss", "distill_kl"}
 
 
 class Backend(NamedTuple):
@@ -65,6 +72,8 @@ def _choose(op: str, device_type: str) -> Backend:
         raise ValueError(f"FASTARD_BACKEND must be native, triton or reference, not {wanted!r}.")
     if wanted == "reference":
         return Backend("reference", "FASTARD_BACKEND=reference")
+    if wanted == "triton" and op not in _IN_TRITON:
+        wanted = ""
     usable, reason = _triton(device_type) if wanted == "triton" else _native(op, device_type)
     if wanted and not usable:
         raise RuntimeError(f"FASTARD_BACKEND={wanted}, but {reason}.")
@@ -72,7 +81,7 @@ def _choose(op: str, device_type: str) -> Backend:
         return Backend("triton", "FASTARD_BACKEND=triton")
     if usable:
         return Backend("native", reason)
-    if device_type == "cuda":
+    if device_type == "cuda" and op in _IN_TRITON:
         usable, why_not = _triton(device_type)
         if usable:
             return Backend("triton", reason)
@@ -104,6 +113,13 @@ def backend(op: str, device_type: str) -> Backend:
 
 def _name_on(op: str, device_type: str) -> str:
     return backend(op, device_type).name
+
+
+@functools.cache
+def offered(op: str, device_type: str) -> bool:
+    """Whether a kernel of `op` runs natively there; for ops whose callers have another way that is
+    as good, so that nothing is said where there is none."""
+    return op in _COMPILED.get(device_type, ()) and _choose(op, device_type).name == "native"
 
 
 # What torch.compiler.assume_constant_result sets; the decorator would import dynamo and triton.
@@ -160,7 +176,9 @@ def register_fakes() -> None:
         return None
 
     for name in ("pgd_step_.Scalar", "pgd_step_.Tensor", "random_start_.Scalar",
-                 "random_start_.Tensor", "logit_loss", "distill_kl"):  # fmt: skip
+                 "random_start_.Tensor", "logit_loss", "distill_kl", "fold_bn_", "epilogue",
+                 "epilogue_backward", "depthwise", "depthwise_backward", "make_bits",
+                 "apply_bits"):  # fmt: skip
         torch.library.register_fake(f"fastard::{name}", nothing)
 
 

@@ -1,0 +1,122 @@
+"""What a program does, as text: folded, fused, left to autograd, and what it should cost."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fastard.engine.convolve import Aten, OneDNN, onednn
+from fastard.engine.layers import Activation, Affine, Constant, Convolution, Segment, Sum
+from fastard.engine.plan import Plan
+from fastard.engine.precision import resolve
+from fastard.engine.steps import DepthwiseStep
+
+if TYPE_CHECKING:
+    from fastard.engine.program import Program
+
+
+def explanation(program: Program, device: str | torch.device | None) -> str:
+    """The lines that `Program.explain` prints."""
+    where = torch.device(device) if device is not None else device_of(program.model)
+    precision = resolve(program.precision, where.type)
+    inside = f" inside {' > '.join(program.wrappers)}" if program.wrappers else ""
+    lines = [f"model      {type(program.model).__name__}{inside}"]
+    made = program.made
+    if made is None and program.mode == "eval" and program.engine:
+        lines.append("program    made at the first call; eager autograd where it cannot be traced")
+    elif made is None or made.plan is None:
+        why = made.reason if made is not None else "mode='train' or engine=False"
+        lines.append(f"program    eager autograd: {why}")
+    else:
+        lines += _plan_lines(made.plan)
+    statistics = f", BN statistics {program.bn_stats}" if program.mode == "train" else ""
+    lines.append(f"mode       {program.mode}{statistics}")
+    lines.append(f"precision  {precision.name} on {where.type}: {precision.reason}")
+    if precision.dtype is not None:
+        lines.append("head       final linear layer, logits and loss in fp32")
+    plan = made.plan if made is not None else None
+    if program.normalises or (plan is not None and plan.network.mean is not None):
+        lines.append("input      normalised by the step's second output")
+    if program.seconds is not None:
+        lines.append(f"last       {program.seconds * 1e3:.1f} ms in the last running block")
+    return "\n".join(lines)
+
+
+def _plan_lines(plan: Plan) -> list[str]:
+    layers = plan.network.layers
+    convolutions = [v for v in layers if isinstance(v, Convolution)]
+    spatial = [v for v in convolutions if v.spatial]
+    folded = sum((v.after is not None) + (v.before is not None) for v in convolutions)
+    left = [v.name for v in layers if isinstance(v, Affine)]
+    lines = [
+        f"program    compiled: {len(spatial)} convolutions, "
+        f"{len(convolutions) - len(spatial)} linear layers, {len(left)} normalisations, "
+        f"{sum(isinstance(v, (Sum, Activation)) for v in layers)} other elementwise passes",
+        f"folded     {folded} normalisations into weights, renewed at every attack"
+        + (f"; not {', '.join(left[:4])}{', ...' if len(left) > 4 else ''}" if left else ""),
+        f"fused      {sum(v.act != 'none' for v in spatial)} activations and "
+        f"{sum(v.residual for v in spatial)} residual additions into convolutions",
+    ]
+    kernels = Counter(_KERNELS[type(k)] for k in plan.kernels)
+    if kernels:
+        lines.append("kernels    " + ", ".join(f"{n} by {name}" for name, n in kernels.items()))
+    if plan.device.type == "cpu" and not onednn()[0]:
+        lines.append(f"           {onednn()[1]}")
+    lines += [
+        f"sum apart  {k.layer.name}: {k.refused}"
+        for k in plan.kernels
+        if isinstance(k, OneDNN) and k.refused
+    ]
+    segments = [v for v in layers if isinstance(v, Segment)]
+    if segments:
+        names = Counter(_name(node) for v in segments for node in v.nodes)
+        shown = ", ".join(f"{n} x{k}" if k > 1 else n for n, k in names.most_common(8))
+        lines.append(f"autograd   {len(segments)} pieces: {shown}")
+    for name, why in plan.network.leaves.items():
+        lines.append(f"leaf       {name or 'the model'}: {why}")
+    work = cost(plan)
+    lines.append(
+        f"cost       {work['flops'] / 1e9:.2f} GFLOP and {work['bytes'] / 1e6:.1f} MB of "
+        "activations an image, forward and input gradient"
+    )
+    return lines
+
+
+_KERNELS: dict[type, str] = {
+    OneDNN: "oneDNN with fused epilogues", Aten: "aten and an epilogue kernel",
+    DepthwiseStep: "an own depthwise kernel",
+}  # fmt: skip
+
+
+def _name(node: Any) -> str:
+    if node.op == "call_module":
+        return str(node.target)
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def cost(plan: Plan) -> dict[str, float]:
+    """FLOPs and bytes of one image's forward and input gradient: convolutions and linear layers
+    twice each, every layer's input and output once each way."""
+    flops = moved = 0.0
+    for layer in plan.network.layers:
+        if isinstance(layer, (Segment, Constant)):
+            continue
+        made = layer.output.meta["shape"]
+        batch = made[0]
+        if isinstance(layer, Convolution):
+            shape = plan.shapes[id(layer)]
+            flops += 2 * 2 * math.prod(made) / batch * math.prod(shape[1:])
+        elements = [math.prod(v.meta["shape"]) for v in (*layer.inputs, layer.output)]
+        moved += 2 * sum(elements) / batch * plan.dtype.itemsize
+    return {"flops": flops, "bytes": moved}
+
+
+def device_of(model: Any) -> torch.device:
+    if isinstance(model, nn.Module):
+        for t in (*model.parameters(), *model.buffers()):
+            return t.device
+    return torch.device("cpu")

@@ -1,0 +1,56 @@
+"""What a backward pass keeps of a ReLU: a bit a value where there is a kernel, else the output."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastard import ops
+
+MASKED = ("relu", "relu6")
+
+
+class BitMask:
+    """A bit a value, in the output's memory order; the output itself is let go."""
+
+    def __init__(self, output: Tensor, act: str) -> None:
+        self.size, self.stride, self.dtype = output.shape, output.stride(), output.dtype
+        self.bits = ops.layers.make_bits(output, act)
+
+    def apply(self, grad: Tensor, extra: Tensor | None, owned: bool) -> Tensor:
+        """The masked sum of grad and extra, in grad's own buffer where it is `owned`."""
+        grad, fits = self._laid_out(grad)
+        extra = None if extra is None else self._laid_out(extra)[0]
+        return ops.layers.apply_bits(grad, self.bits, extra, grad if owned or not fits else None)
+
+    def _laid_out(self, t: Tensor) -> tuple[Tensor, bool]:
+        if t.dtype == self.dtype and t.stride() == self.stride:
+            return t, True
+        like = torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=t.device)
+        return like.copy_(t), False
+
+
+class OutputMask:
+    """The output is kept; it says where a gradient passes."""
+
+    def __init__(self, output: Tensor, act: str) -> None:
+        self.output, self.act = output, act
+
+    def apply(self, grad: Tensor, extra: Tensor | None, owned: bool) -> Tensor:
+        """The masked sum of grad and extra, in grad's own buffer where it is `owned`."""
+        if extra is not None:
+            grad, owned = grad + extra, True
+        fits = owned and grad.dtype == self.output.dtype and grad.stride() == self.output.stride()
+        grad = grad.to(self.output.dtype)
+        return ops.epilogue_backward(grad, self.output, act=self.act, out=grad if fits else None)
+
+
+Mask = BitMask | OutputMask
+
+
+def mask_of(output: Tensor, act: str) -> Mask:
+    """The mask of what `act` ("relu" or "relu6") made."""
+    half_or_full = output.dtype in (torch.float32, torch.bfloat16)
+    if half_or_full and ops.offered("make_bits", output.device.type):
+        return BitMask(output, act)
+    return OutputMask(output, act)

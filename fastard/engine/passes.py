@@ -1,0 +1,128 @@
+"""Two ways to run a model forward and back to its input: eager autograd, or a plan."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fastard import checks
+from fastard.engine.plan import Plan, Record
+from fastard.engine.unwrap import Model
+
+NO_WAY_BACK = (
+    "the model's logits do not depend on x through autograd (a detached tensor, torch.no_grad or "
+    "an integer in its forward?); a gradient attack cannot judge it."
+)
+NO_FORWARD = "vjp needs a forward before it, in the same running block."
+
+
+class Passes(Protocol):
+    """Logits of a prepared input and the input's gradient; one forward is kept at a time."""
+
+    def forward(self, feed: Tensor) -> Tensor: ...
+
+    def vjp(self, dlogits: Tensor, retain: bool) -> Tensor: ...
+
+    def infer(self, feed: Tensor) -> Tensor: ...
+
+    def forget(self) -> None: ...
+
+
+def checked(logits: Any, feed: Tensor) -> Tensor:
+    """Logits [batch, classes], or one sentence that says what the model returned."""
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            "the model must return a tensor of logits [batch, classes], but returned "
+            f"{checks.describe(logits)}."
+        )
+    if logits.dim() != 2 or len(logits) != len(feed):
+        raise ValueError(
+            f"the model must return logits [{len(feed)}, classes], but returned shape "
+            f"{list(logits.shape)}."
+        )
+    return logits
+
+
+def widened(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+class EagerPasses:
+    """The module as it is, under autograd."""
+
+    def __init__(self, run: Model) -> None:
+        self.run = run
+        self.writes_input = False
+        self._leaf: Tensor | None = None
+        self._logits: Tensor | None = None
+
+    def _call(self, leaf: Tensor) -> Any:
+        if self.writes_input:
+            return self.run(leaf.clone())
+        try:
+            return self.run(leaf)
+        except RuntimeError as error:
+            # The model writes into its input: it gets a copy, and the gradient passes through.
+            if "leaf Variable that requires grad" not in str(error):
+                raise
+            self.writes_input = True
+            return self.run(leaf.clone())
+
+    def forward(self, feed: Tensor) -> Tensor:
+        # The last graph goes before the next is built: peak memory is one pass.
+        self.forget()
+        self._leaf = feed.detach().requires_grad_()
+        self._logits = checked(self._call(self._leaf), feed)
+        return widened(self._logits.detach())
+
+    def vjp(self, dlogits: Tensor, retain: bool) -> Tensor:
+        if self._leaf is None or self._logits is None:
+            raise RuntimeError(NO_FORWARD)
+        dx = None
+        if self._logits.requires_grad:
+            (dx,) = torch.autograd.grad(
+                self._logits, self._leaf, dlogits.to(self._logits.dtype), retain_graph=retain,
+                allow_unused=True)  # fmt: skip
+        if dx is None:
+            raise ValueError(NO_WAY_BACK)
+        return dx
+
+    def infer(self, feed: Tensor) -> Tensor:
+        with torch.no_grad():
+            # A copy, since some models write into their input.
+            source = feed.detach().clone() if self.writes_input else feed.detach()
+            return widened(checked(self.run(source), feed))
+
+    def forget(self) -> None:
+        self._leaf = self._logits = None
+
+
+class PlannedPasses:
+    """A plan, with the record of its last forward."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._record: Record | None = None
+
+    def forward(self, feed: Tensor) -> Tensor:
+        self._record = None
+        logits, self._record = self.plan.forward(feed.detach())
+        return checked(logits, feed)
+
+    def vjp(self, dlogits: Tensor, retain: bool) -> Tensor:
+        if self._record is None:
+            raise RuntimeError(NO_FORWARD)
+        dx = self.plan.backward(self._record, dlogits, retain)
+        if not retain:
+            self._record = None
+        if dx is None:
+            raise ValueError(NO_WAY_BACK)
+        return dx
+
+    def infer(self, feed: Tensor) -> Tensor:
+        return checked(self.plan.infer(feed.detach()), feed)
+
+    def forget(self) -> None:
+        self._record = None
