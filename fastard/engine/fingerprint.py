@@ -121,7 +121,7 @@ class Snapshot:
     def __init__(self, model: nn.Module) -> None:
         self._kept = [
             (m, {k: v for k, v in m.__dict__.items() if type(v) in _PLAIN},
-             {name: dict(m.__dict__[name]) for name in _TENSORS if isinstance(m.__dict__.get(name), dict)})
+             {n: dict(v) for n, v in m.__dict__.items() if n in _TENSORS and isinstance(v, dict)})
             for m in model.modules()
         ]  # fmt: skip
         self._before = [attributes(m) for m, _, _ in self._kept]
