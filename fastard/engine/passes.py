@@ -100,29 +100,43 @@ class EagerPasses:
 
 
 class PlannedPasses:
-    """A plan, with the record of its last forward."""
+    """A plan, with the records of its last forward, one a part of the batch."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._record: Record | None = None
+        self._records: list[Record] | None = None
+        self._sizes: list[int] = []
 
     def forward(self, feed: Tensor) -> Tensor:
-        self._record = None
-        logits, self._record = self.plan.forward(feed.detach())
-        return checked(logits, feed)
+        self._records = None
+        feed = feed.detach()
+        parts = feed.chunk(self.plan.parts.of(self.plan, feed))
+        made = [self.plan.forward(part) for part in parts]
+        self._records, self._sizes = [record for _, record in made], [len(p) for p in parts]
+        return checked(_joined([logits for logits, _ in made]), feed)
 
     def vjp(self, dlogits: Tensor, retain: bool) -> Tensor:
-        if self._record is None:
+        records = self._records
+        if records is None:
             raise RuntimeError(NO_FORWARD)
-        dx = self.plan.backward(self._record, dlogits, retain)
+        found = []
+        for record, seed in zip(records, dlogits.split(self._sizes), strict=True):
+            dx = self.plan.backward(record, seed, retain)
+            if dx is None:
+                raise ValueError(NO_WAY_BACK)
+            found.append(dx)
         if not retain:
-            self._record = None
-        if dx is None:
-            raise ValueError(NO_WAY_BACK)
-        return dx
+            self._records = None
+        return _joined(found)
 
     def infer(self, feed: Tensor) -> Tensor:
-        return checked(self.plan.infer(feed.detach()), feed)
+        feed = feed.detach()
+        parts = feed.chunk(self.plan.parts.of(self.plan, feed))
+        return checked(_joined([self.plan.infer(part) for part in parts]), feed)
 
     def forget(self) -> None:
-        self._record = None
+        self._records = None
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

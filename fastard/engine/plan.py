@@ -21,6 +21,7 @@ from fastard.engine.layers import (
     Segment,
     Sum,
 )
+from fastard.engine.parts import Parts
 from fastard.engine.segment import SegmentStep
 from fastard.engine.steps import (
     ConvolutionStep,
@@ -66,6 +67,7 @@ class Plan:
         self.weights.allocate()
         self._result = self._number(network.result)
         self._frees = self._last_uses()
+        self.parts = Parts(self)
         self._constant_values: list[tuple[int, Tensor]] = []
 
     def _number(self, node: fx.Node) -> int:
