@@ -16,12 +16,13 @@ COMMIT ?=
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 INSTALLED := $(VENV)/.fastard-installed
 
-.PHONY: help install demo test test-oldest lint bench gpu-check clean
+.PHONY: help install demo test test-oldest lint bench bench-attack gpu-check clean
 help:
 	@echo "make demo    install, train three small networks on digits, print what they withstand"
 	@echo "make test    install, run the whole test suite"
 	@echo "make test-oldest  the test suite once more, the same binary under torch 2.11"
 	@echo "make lint    ruff, mypy"
+	@echo "make bench-attack  time whole attacks, write $(RESULTS)/cpu_attack.json"
 	@echo "make bench   time the kernels, write $(RESULTS)/cpu_kernels.json"
 	@echo "make gpu-check OUT=dir  build, test, sanitize and time on this GPU, with $(PYTHON)'s torch"
 
@@ -61,6 +62,9 @@ lint: install
 bench: install
 	$(PY) -m pytest benchmarks/bench_kernels.py -q -s --benchmark-enable --benchmark-only \
 	  --benchmark-disable-gc --benchmark-json=$(RESULTS)/cpu_kernels.json
+
+bench-attack: install
+	$(PY) -m benchmarks.attack --out $(RESULTS)/cpu_attack.json
 
 # Installs nothing: PYTHON has torch with CUDA, pytest and what setup.py builds with.
 gpu-check:

