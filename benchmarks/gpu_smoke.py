@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from benchmarks import gpu_smoke_layers
 from benchmarks.gpu_kernels import backend
 from fastard import ops, reference
 
@@ -144,6 +145,7 @@ def runs(device: str) -> Iterator[tuple[str, Run]]:
             f"distill_kl {reduction} [5, {classes}] {dtype}",
             distill(reduction, classes, dtype, device),
         )
+    yield from gpu_smoke_layers.runs(device)
 
 
 def fault(run: Run) -> str | None:
