@@ -117,7 +117,8 @@ def _make(model: nn.Module, x: Tensor, dtype: torch.dtype, options: tuple[Any, .
     if wrong is not None:
         return Compiled(None, wrong, wrong != NOT_FINITE)
     if dtype != torch.float32 or any(hooked(m) for m in model.modules()):
-        plan = Plan(network, model, x.device, dtype, layout)
+        checked, plan = plan, Plan(network, model, x.device, dtype, layout)
+        plan.parts.possible = checked.parts.possible
     return Compiled(plan, "traced, folded, fused")
 
 
@@ -142,6 +143,7 @@ def disagreement(model: nn.Module, plan: Plan, x: Tensor) -> str | None:
         x = x.clone()
     plan.refresh()
     feed, std = plan.normalised(x)
+    plan.parts.look(plan, feed)
     logits, record = plan.forward(feed)
     generator = torch.Generator().manual_seed(1)
     if logits.dim() != 2 or len(logits) != len(x):

@@ -78,10 +78,9 @@ def _plan_lines(plan: Plan) -> list[str]:
         lines.append(f"autograd   {len(segments)} pieces: {shown}")
     for name, why in plan.network.leaves.items():
         lines.append(f"leaf       {name or 'the model'}: {why}")
-    split = {batch: n for batch, n in plan.parts.known.items() if n > 1}
-    if split:
-        shown = ", ".join(f"{batch} in {n}" for batch, n in split.items())
-        lines.append(f"batches    run in parts, measured to be faster: {shown}")
+    if plan.parts.of(256) > 1:
+        most = 256 // plan.parts.of(256)
+        lines.append(f"batches    run in parts of about {most} images, which fit the caches")
     work = cost(plan)
     lines.append(
         f"cost       {work['flops'] / 1e9:.2f} GFLOP and {work['bytes'] / 1e6:.1f} MB of "

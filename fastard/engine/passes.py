@@ -110,7 +110,7 @@ class PlannedPasses:
     def forward(self, feed: Tensor) -> Tensor:
         self._records = None
         feed = feed.detach()
-        parts = feed.chunk(self.plan.parts.of(self.plan, feed))
+        parts = feed.chunk(self.plan.parts.of(len(feed)))
         made = [self.plan.forward(part) for part in parts]
         self._records, self._sizes = [record for _, record in made], [len(p) for p in parts]
         return checked(_joined([logits for logits, _ in made]), feed)
@@ -131,7 +131,7 @@ class PlannedPasses:
 
     def infer(self, feed: Tensor) -> Tensor:
         feed = feed.detach()
-        parts = feed.chunk(self.plan.parts.of(self.plan, feed))
+        parts = feed.chunk(self.plan.parts.of(len(feed)))
         return checked(_joined([self.plan.infer(part) for part in parts]), feed)
 
     def forget(self) -> None:

@@ -11,46 +11,43 @@ from fastard.engine import parts as parts_module
 from tests.api.models import batch, small_net
 
 
-@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.fixture
+def split(monkeypatch):
+    """Parts of two images at least, of few bytes."""
+    monkeypatch.setattr(parts_module, "LARGE_BYTES", 1 << 10)
+    monkeypatch.setattr(parts_module, "FEWEST", 2)
+
+
+@pytest.mark.parametrize("count", [5, 10, 11])
 @pytest.mark.parametrize("retain", [False, True])
-def test_parts_are_the_whole(count, retain):
-    x, _, d = batch(10)
+def test_parts_are_the_whole(count, retain, split, monkeypatch):
+    x, _, d = batch(count)
     program = Program(small_net())
     with program.running(x):
-        plan = program.plan
-        assert plan is not None
-        plan.parts.known[10] = 1
-        logits = program.forward_feed(x)
-        dx = program.vjp(d)
-        plan.parts.known[10] = count
-        torch.testing.assert_close(program.forward_feed(x), logits)
-        torch.testing.assert_close(program.infer_feed(x), logits)
-        torch.testing.assert_close(program.vjp(d, retain), dx)
+        assert program.plan.parts.of(count) == count // 2
+        got = program.forward_feed(x), program.infer_feed(x), program.vjp(d, retain)
         if retain:
-            torch.testing.assert_close(program.vjp(2 * d), 2 * dx)
+            torch.testing.assert_close(program.vjp(2 * d), 2 * got[2])
+        monkeypatch.setattr(parts_module, "LARGE_BYTES", 1 << 30)
+        assert program.plan.parts.of(count) == 1
+        wanted = program.forward_feed(x), program.infer_feed(x), program.vjp(d)
+    torch.testing.assert_close(got, wanted)
 
 
-def test_small_networks_are_never_split():
+def test_bf16_in_parts(split):
+    x, _, d = batch(8)
+    program = Program(small_net(), "bf16")
+    with program.running(x):
+        assert program.plan.parts.of(8) == 4
+
+
+def test_few_images_and_small_networks_are_never_split():
     x, _, _ = batch(8)
     program = Program(small_net())
     with program.running(x):
-        program.forward_feed(x)
-        assert program.plan.parts.known == {8: 1}
-
-
-def test_large_activations_are_measured_once(monkeypatch):
-    monkeypatch.setattr(parts_module, "LARGE_BYTES", 1 << 12)
-    timed = []
-    run = parts_module.run
-    monkeypatch.setattr(parts_module, "run", lambda *a: timed.append(a[2]) or run(*a))
-    x, _, d = batch(8)
-    program = Program(small_net())
-    with program.running(x):
-        for _ in range(2):
-            program.forward_feed(x)
-            program.vjp(d)
-        assert program.plan.parts.known[8] in (1, 2)
-    assert timed.count(2) == 3 and timed.count(1) == 3
+        parts = program.plan.parts
+        assert parts.of(8) == parts.of(256) == 1
+        assert parts.of(31) == 1 and parts.of(1 << 16) > 1
 
 
 class Mixing(nn.Module):
@@ -64,10 +61,8 @@ class Mixing(nn.Module):
         return self.net(x - x.mean(0, keepdim=True))
 
 
-def test_samples_that_depend_on_each_other_stay_together(monkeypatch):
-    monkeypatch.setattr(parts_module, "LARGE_BYTES", 1 << 12)
+def test_samples_that_depend_on_each_other_stay_together(split):
     x, _, _ = batch(8)
     program = Program(Mixing().eval())
     with program.running(x):
-        program.forward_feed(x)
-        assert program.plan is not None and program.plan.parts.known[8] == 1
+        assert program.plan is not None and program.plan.parts.of(8) == 1
