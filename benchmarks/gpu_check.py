@@ -7,6 +7,7 @@ in one JSON file, step by step and case by case, so that whatever ends the run l
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
@@ -80,7 +81,8 @@ def take(step: Step, context: Context, log: Path) -> dict[str, Any]:
         return {"outcome": "left out", "reason": "no time was left", "failures": said}
     command = step.command(context)
     if isinstance(command, str):
-        return {"outcome": "unavailable", "reason": command, "failures": []}
+        said = [] if step.extra else [f"{step.name}: {command}"]
+        return {"outcome": "unavailable", "reason": command, "failures": said}
     variables = step.variables(context) if callable(step.variables) else step.variables
     begun = time.monotonic()
     outcome = execute(command, context.seconds, log, dict(variables))
@@ -136,11 +138,12 @@ def execute(command: list[str], seconds: float, log: Path, variables: dict[str, 
 def end(process: subprocess.Popen[bytes]) -> None:
     """Interrupts the group, as a user would, then kills what is left of it."""
     os.killpg(process.pid, signal.SIGINT)
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE)
-    except subprocess.TimeoutExpired:
+    # Whether or not the leader has gone: a child of it may still hold the device.
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

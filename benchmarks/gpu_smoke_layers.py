@@ -1,8 +1,7 @@
-"""The engine's GPU kernels once: epilogues both ways, a network whose weights are folded."""
+"""The engine's GPU kernels once: epilogues both ways, folding."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fastard import ops, reference_layers
-from fastard.engine import Program
+from fastard.engine.layers import Norm, Param
+from fastard.engine.weights import Weights
 from fastard.reference_layers import ACTIVATIONS
 
 Result = Sequence[Tensor]
@@ -40,29 +40,35 @@ def epilogue(act: str, dtype: torch.dtype, channels: int, last: bool, device: st
     return run
 
 
-def network(device: str) -> Run:
-    """Folding in front of and behind a convolution, a normalisation left alone, a linear layer."""
+def fold(dtype: torch.dtype, last: bool, device: str) -> Run:
+    """A convolution between two normalisations, and a normalisation left alone."""
 
     def run() -> tuple[Result, Result]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            net = nn.Sequential(
-                nn.BatchNorm2d(3), nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(),
-                nn.BatchNorm2d(8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1, bias=False),
-                nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 10)).eval()  # fmt: skip
-            for module in net:
-                if isinstance(module, nn.BatchNorm2d):
-                    nn.init.uniform_(module.running_mean, -0.2, 0.2)
-                    nn.init.uniform_(module.running_var, 0.5, 1.5)
-            x, seed = torch.rand(2, 3, 6, 6), torch.randn(2, 10)
-        leaf = x.double().requires_grad_()
-        exact = copy.deepcopy(net).double()(leaf)
-        (dx,) = torch.autograd.grad(exact, leaf, seed.double())
-        program = Program(net.to(device), "fp32")
-        got = program.forward(x.to(device)), program.vjp(seed.to(device))
-        if program.made is None or program.made.plan is None:
-            raise RuntimeError(f"the network was not compiled: {program.made}")
-        return got, (exact.detach(), dx)
+            net = nn.ModuleList([nn.BatchNorm2d(5), nn.Conv2d(5, 7, 3), nn.BatchNorm2d(7)])
+            for norm in (net[0], net[2]):
+                nn.init.uniform_(norm.running_mean, -0.2, 0.2)
+                nn.init.uniform_(norm.running_var, 0.5, 1.5)
+        norms = [
+            Norm(*(Param(k, n) for n in ("running_mean", "running_var", "weight", "bias")), 1e-5)
+            for k in ("0", "2")
+        ]
+        own = [getattr(net[2], n) for n in ("weight", "bias", "running_mean", "running_var")]
+        first = [getattr(net[0], n) for n in ("weight", "bias", "running_mean", "running_var")]
+        given = [net[1].weight, net[1].bias, *own, *first]
+        weight, bias, _ = reference_layers.fold(given, 1e-5, 1e-5, 7)
+        _, shift, scale = reference_layers.fold([None, None, *own, *[None] * 4], 1e-5, 0.0, 7)
+        assert weight is not None
+        wanted = [t.detach().double() for t in (weight, bias, shift, scale)]
+        weights = Weights(torch.device(device))
+        held = Param("1", "weight"), Param("1", "bias")
+        folded = weights.convolution(*held, *norms, (7, 5, 3, 3), dtype, last)
+        alone = weights.affine(norms[1], 7)
+        weights.allocate()
+        weights.refresh(net.to(device))
+        got = (folded.weight, folded.bias, alone.bias, alone.scale)
+        return [t for t in got if t is not None], wanted
 
     return run
 
@@ -74,4 +80,6 @@ def runs(device: str) -> Iterator[tuple[str, Run]]:
         form = "channels_last" if last else "contiguous"
         name = f"epilogue {act} {channels} channels {form} {dtype}"
         yield name, epilogue(act, dtype, channels, last, device)
-    yield "fold_bn_ in a network", network(device)
+    for dtype, last in itertools.product(kinds, (False, True)):
+        form = "channels_last" if last else "contiguous"
+        yield f"fold_bn_ {form} {dtype}", fold(dtype, last, device)

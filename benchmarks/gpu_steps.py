@@ -95,7 +95,7 @@ def build_variables(context: Context) -> Mapping[str, str]:
     return {"FASTARD_CUDA": "on", "FASTARD_CUDA_ARCH": gpu.get("arch", "")}
 
 
-def pytest(marks: str) -> Callable[[Context], Command | str]:
+def pytest(marks: str, *where: str) -> Callable[[Context], Command | str]:
     """The suite, or its part; the project's own options would need plugins that may be absent."""
 
     def command(context: Context) -> Command | str:
@@ -104,7 +104,7 @@ def pytest(marks: str) -> Callable[[Context], Command | str]:
         return [
             sys.executable, "-m", "pytest", "-q", "-m", marks, "-p", "no:cacheprovider",
             "-o", "addopts=", "--continue-on-collection-errors",
-            f"--junitxml={context.scratch / 'tests.xml'}",
+            f"--junitxml={context.scratch / 'tests.xml'}", *where,
         ]  # fmt: skip
 
     return command
@@ -130,9 +130,12 @@ def sanitizer(tool: str, backends: str) -> Callable[[Context], Command | str]:
             return "compute-sanitizer is not on PATH, in CUDA_HOME or beside nvcc"
         # It has to patch every kernel first, which the smoke's own clock does not see.
         seconds = f"{0.6 * context.seconds:.0f}"
+        # Our own kernels: the libraries' would take the time, and their faults are not ours.
+        # Triton's bear no common name.
+        ours = ["--kernel-name", "kns=fastard"] if backends == "native" else []
         return [program, "--tool", tool, "--target-processes", "application-only",
-                sys.executable, "-m", "benchmarks.gpu_smoke", "--backends", backends,
-                "--seconds", seconds]  # fmt: skip
+                "--report-api-errors", "no", *ours, sys.executable, "-m", "benchmarks.gpu_smoke",
+                "--backends", backends, "--seconds", seconds]  # fmt: skip
 
     return command
 
@@ -152,20 +155,28 @@ def read_sanitizer(context: Context, outcome: Outcome) -> Reading:
 
 
 def kernels(context: Context) -> Command:
-    return [*module("gpu_kernels")(context), "--seconds", f"{context.seconds - 15:.0f}"]
+    return [*module("gpu_kernels")(context), "--seconds", f"{context.seconds - 40:.0f}"]
 
 
 # Every tensor an allocation of its own: torch's caching would hide what runs over its end.
 UNCACHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 
+WITHOUT_TRITON = ("--ignore=tests/ops/test_triton.py",)
+ONLY_TRITON = ("--ignore-glob=tests/ops/test_[!t]*",)
+
 STEPS = (
     Step("environment", environment, by_status("environment"), most=60, least=15),
     Step("build", build, by_status("build"), 200, 60, variables=build_variables),
     Step("binary", module("gpu_environment", "--binary"), by_status("binary"), 30, 10),
-    Step("gpu tests", pytest("gpu"), read_tests, 190, 60),
-    Step("memcheck", sanitizer("memcheck", "native,triton"), read_sanitizer, 80, 40, UNCACHED),
+    Step("op tests", pytest("gpu", "tests/ops", *WITHOUT_TRITON), read_tests, 120, 60),
+    Step("memcheck", sanitizer("memcheck", "native"), read_sanitizer, 70, 40, UNCACHED),
     Step("racecheck", sanitizer("racecheck", "native"), read_sanitizer, 60, 30),
     Step("kernels", kernels, by_status("kernels"), 240, 150),
     Step("attack", module("gpu_attack"), by_status("attack"), 60, 20),
+    Step("engine tests", pytest("gpu", "tests/engine"), read_tests, 100, 0, extra=True),
+    Step("other GPU tests", pytest("gpu", "tests", "--ignore=tests/engine", *ONLY_TRITON),
+         read_tests, 120, 0, extra=True),
+    Step("Triton memcheck", sanitizer("memcheck", "triton"), read_sanitizer, 60, 0, UNCACHED,
+         extra=True),
     Step("other tests", pytest("not gpu and not build"), read_tests, 600, 0, extra=True),
-)
+)  # fmt: skip

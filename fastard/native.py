@@ -42,6 +42,27 @@ def _load() -> tuple[ModuleType | None, str]:
 module, reason = _load()
 
 
+def serves(archs: str, capability: tuple[int, int]) -> bool:
+    """Whether code for `archs`, as CMake lists architectures, runs on a device.
+
+    Machine code runs on its own major from its minor on ("90a" on 9.0 alone), PTX on its
+    architecture and whatever is newer.
+    """
+    for arch in filter(None, re.split("[;,]", archs)):
+        number, _, kind = arch.partition("-")
+        exact = number[-1:].isalpha()
+        digits = number.rstrip("af")
+        own = int(digits[:-1]), int(digits[-1])
+        if exact:
+            if own == capability:
+                return True
+            continue
+        machine = kind != "virtual" and own[0] == capability[0] and own[1] <= capability[1]
+        if machine or (kind != "real" and own <= capability):
+            return True
+    return False
+
+
 @functools.cache
 def cuda() -> tuple[bool, str]:
     """Whether `_C` can run on this machine's CUDA devices, and the reason; initialises CUDA."""
@@ -59,7 +80,11 @@ def cuda() -> tuple[bool, str]:
             False,
             f"the driver supports CUDA {driver / 1000:g}, fastard._C needs {runtime // 1000}",
         )
-    capability = torch.cuda.get_device_capability()
-    if capability < (7, 5):
-        return False, f"compute capability {capability[0]}.{capability[1]} is below 7.5"
+    for index in range(torch.cuda.device_count()):
+        capability = torch.cuda.get_device_capability(index)
+        if capability < (7, 5):
+            return False, f"compute capability {capability[0]}.{capability[1]} is below 7.5"
+        if not serves(module.cuda_archs, capability):
+            found = f"compute capability {capability[0]}.{capability[1]}"
+            return False, f"fastard._C holds code for {module.cuda_archs}, none for {found}"
     return True, f"fastard._C, CUDA code for {module.cuda_archs}"

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import gpu_attack, gpu_cases, gpu_kernels, gpu_smoke, gpu_timing
+from benchmarks import gpu_attack, gpu_cases, gpu_kernels, gpu_smoke, gpu_summary, gpu_timing
 from benchmarks.gpu_case import outputs
 from benchmarks.gpu_figures import figures
+from benchmarks.gpu_record import load
 from fastard import native, ops
 from fastard.kinds import LossKind
 from tests.api.models import small_net
@@ -271,7 +272,8 @@ def test_the_smoke_finds_a_wrong_op(monkeypatch, capsys):
     assert gpu_smoke.main(["--device", "cpu", "--backends", "reference"]) == 1
     said = capsys.readouterr().out
     assert said.count("WRONG reference") == 3 and "gpu_smoke: 1 of 4 right" in said
-    assert gpu_smoke.main(["--device", "cpu", "--seconds", "-1"]) == 0
+    late = ["--device", "cpu", "--backends", "reference", "--seconds", "-1"]
+    assert gpu_smoke.main(late) == 0
     assert "0 of 0 right, 4 left out" in capsys.readouterr().out
 
 
@@ -304,3 +306,25 @@ def test_timing_on_the_device(case):
     found = gpu_kernels.run_case(case, "cuda", l2=2**16)
     assert found["failures"] == []
     assert {"native", "eager", "compile", "copy"} <= set(found["seconds"])
+
+
+def test_the_smoke_meets_every_kernel_before_any_twice():
+    order = gpu_smoke.in_order("cpu")
+    firsts = [first for first, _, _ in order]
+    assert firsts == sorted(firsts, reverse=True)
+    kernels = {gpu_smoke.kernel_of(name) for _, name, _ in order}
+    assert len(kernels) == sum(firsts) > 60
+    assert sorted(n for _, n, _ in order) == sorted(n for n, _ in gpu_smoke.runs("cpu"))
+
+
+def test_a_kernel_that_the_smoke_did_not_meet_is_a_failure(capsys):
+    assert gpu_smoke.main(["--device", "cpu", "--seconds", "-1"]) == 1
+    assert "left out, and no other of its kernel ran" in capsys.readouterr().out
+
+
+def test_targets_stand_before_anything_is_measured(tmp_path, monkeypatch):
+    record = tmp_path / "record.json"
+    gpu_kernels.main(["--record", str(record), "--device", "cpu", "--seconds", "-1"])
+    rows = gpu_summary.targets(load(record))
+    assert len(rows) == sum(len(case.targets) for case in gpu_cases.CASES)
+    assert not any(row["reached"] for row in rows)

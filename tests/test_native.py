@@ -160,3 +160,16 @@ def test_an_instruction_set_that_is_not_there_is_one_sentence():
         "ValueError: FASTARD_CPU_ISA must be base, avx2 or avx512, and one that this CPU has, "
         "not 'avx9'."
     )
+
+
+@pytest.mark.parametrize("archs, capability, runs", [
+    ("75-real,80-real,86-real,89-real,90-real,100-real,120", (9, 0), True),
+    ("75-real,80-real,86-real,89-real,90-real,100-real,120", (8, 7), True),
+    ("75-real,80-real,86-real,89-real,90-real,100-real,120", (11, 0), False),
+    ("75-real,80-real,86-real,89-real,90-real,100-real,120", (12, 1), True),
+    ("90-real", (8, 0), False), ("90-real", (10, 0), False), ("90", (10, 0), True),
+    ("90a-real", (9, 0), True), ("90a", (10, 0), False), ("80-virtual", (9, 0), True),
+    ("80-virtual", (7, 5), False), ("86-real", (8, 0), False), ("", (9, 0), False),
+])  # fmt: skip
+def test_which_devices_the_code_serves(archs, capability, runs):
+    assert native.serves(archs, capability) is runs
