@@ -267,3 +267,43 @@ def test_a_callable_loss_with_labels_made_under_inference_mode():
     with torch.inference_mode():
         x, y, _ = batch()
         assert fastard.pgd(net, x, y, loss=F.cross_entropy).shape == x.shape
+
+
+@pytest.mark.parametrize("engine", [True, False])
+def test_out_of_memory_is_torchs_own_error_and_leaves_no_trace(net, engine, monkeypatch):
+    x, _, t = batch()
+    net.train()
+    fastard.pgd_kl(net, x, t, steps=1, engine=engine)
+    before, calls = snapshot(net), []
+
+    def step(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        return args[0]
+
+    monkeypatch.setattr(fastard.ops, "pgd_step_", step)
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+        fastard.pgd_kl(net, x, t, engine=engine)
+    assert_same(before, snapshot(net), rng=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("engine", [True, False])
+def test_a_device_out_of_memory(engine):
+    net = fastard.models.build("resnet18").cuda().train()
+    x, t = torch.rand(4096, 3, 32, 32, device="cuda"), torch.randn(4096, 10, device="cuda")
+    fastard.pgd_kl(net, x[:4], t[:4], steps=1, engine=engine)
+    before = snapshot(net)
+    total = torch.cuda.get_device_properties(0).total_memory
+    allowed = torch.cuda.memory_reserved() + (256 << 20)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total))
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            fastard.pgd_kl(net, x, t, engine=engine)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+    assert_same(before, snapshot(net), rng=False)
+    assert fastard.pgd_kl(net, x[:4], t[:4], steps=1, engine=engine).shape == x[:4].shape
