@@ -33,20 +33,22 @@ __global__ void __launch_bounds__(kFoldThreads)
   const ReadValue read;
   Team team(0, 1);
   char* base = static_cast<char*>(arena);
-  const int64_t in = f.sizes[1], width = f.sizes[3], taps = f.sizes[2] * width, out = f.sizes[0];
+  // A row's places fit an int: a 64-bit division is a call, with a stack.
+  const int in = int(f.sizes[1]), width = int(f.sizes[3]), taps = int(f.sizes[2]) * width;
+  const int64_t out = f.sizes[0], row = int64_t(in) * taps;
   for (int64_t o = blockIdx.x; o < out; o += gridDim.x) {
     const Scaling after = scaling(f, 2, f.eps_after, o, read);
     double held = 0;
-    for (int64_t e = threadIdx.x; f.data[0] && e < in * taps; e += blockDim.x) {
+    for (int e = int(threadIdx.x); f.data[0] && e < int(row); e += int(blockDim.x)) {
       // In the order of the copy: neighbours write neighbours.
-      const int64_t i = f.channels_last ? e % in : e / taps, k = f.channels_last ? e / in : e % taps;
+      const int i = f.channels_last ? e % in : e / taps, k = f.channels_last ? e / in : e % taps;
       const double w = read(f, 0, o * f.strides[0] + i * f.strides[1] + k / width * f.strides[2] +
                                       k % width * f.strides[3]);
       Scaling before = {1.0, 0.0};
       if (f.data[8]) before = scaling(f, 6, f.eps_before, i, read);
       held += w * before.shift;
       const float value = float(w * before.scale * after.scale);
-      if (f.weight_at >= 0) write_value(base + f.weight_at, f.dtype, o * in * taps + e, value);
+      if (f.weight_at >= 0) write_value(base + f.weight_at, f.dtype, o * row + e, value);
     }
     held = team.over<Add>(held);
     if (threadIdx.x) continue;

@@ -124,7 +124,11 @@ def test_both_operators_have_one_schema(name):
 def test_every_compiled_operator_is_in_triton():
     schemas = [str(s) for s in torch._C._jit_get_all_schemas() if s.name.startswith("fastard::")]
     names = {re.match(r"fastard::([\w.]+)", schema)[1] for schema in schemas}
-    assert {name for name in names if not name.startswith("_")} == set(triton_kernels.OPERATORS)
+    engines = {"fold_bn_", "epilogue", "epilogue_backward", "depthwise", "depthwise_backward",
+               "make_bits", "apply_bits"}  # fmt: skip
+    assert engines <= names
+    own = {name for name in names - engines if not name.startswith("_")}
+    assert own == set(triton_kernels.OPERATORS)
 
 
 def test_codes_are_those_of_the_enums():
