@@ -35,7 +35,7 @@ __device__ __forceinline__ float pulled_back_by(int act, float grad, float v) {
 }
 
 // V elements of 16 bytes, or one: a group lies in one channel or in consecutive ones.
-template <class T, int V> __global__ void __launch_bounds__(kEpilogueThreads)
+template <class T, int V> __global__ void __launch_bounds__(kEpilogueThreads, 1)
     epilogue_kernel(const __grid_constant__ EpilogueArgs a, int64_t groups) {
   const int64_t step = int64_t(gridDim.x) * blockDim.x;
   for (int64_t g = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; g < groups; g += step) {

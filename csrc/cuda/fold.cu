@@ -27,7 +27,7 @@ __device__ __forceinline__ void write_value(void* to, int64_t dtype, int64_t at,
     static_cast<F16*>(to)[at] = narrow<F16>(value);
 }
 
-__global__ void __launch_bounds__(kFoldThreads)
+__global__ void __launch_bounds__(kFoldThreads, 1)
     fold_kernel(void* arena, const FoldLayer* layers) {
   const FoldLayer& f = layers[blockIdx.y];
   const ReadValue read;
@@ -39,6 +39,7 @@ __global__ void __launch_bounds__(kFoldThreads)
   for (int64_t o = blockIdx.x; o < out; o += gridDim.x) {
     const Scaling after = scaling(f, 2, f.eps_after, o, read);
     double held = 0;
+#pragma unroll 1
     for (int e = int(threadIdx.x); f.data[0] && e < int(row); e += int(blockDim.x)) {
       // In the order of the copy: neighbours write neighbours.
       const int i = f.channels_last ? e % in : e / taps, k = f.channels_last ? e / in : e % taps;
