@@ -6,7 +6,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 
-import torch
 from torch import fx, nn
 
 # Modules that may hand back their input or a view of it.
@@ -86,9 +85,3 @@ def refusal(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> str | None:
             if any(order[user] > order[node] for user in member.users):
                 return f"{node.name} overwrites a value that is read again later"
     return None
-
-
-def tensors_of(model: nn.Module) -> set[int]:
-    """The identities of the model's own parameters and buffers."""
-    owned: list[torch.Tensor] = [*model.parameters(), *model.buffers()]
-    return {id(t) for t in owned}

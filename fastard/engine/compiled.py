@@ -6,17 +6,19 @@ import copy
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fastard import ops
 from fastard.engine.fingerprint import HOOKS, Snapshot, hooked
 from fastard.engine.fuse import fuse
 from fastard.engine.plan import Plan
 from fastard.engine.trace import Untraceable, first_line, trace
+from fastard.engine.unwrap import made_in_inference
 from fastard.engine.weights import StaleProgram
 
 # How far a right program may be from the module, relatively: rounding alone moves the logits, but a
@@ -55,17 +57,20 @@ def obstacle(model: Any, dtype: torch.dtype, device: torch.device) -> str | None
 
 def compiled(
     model: nn.Module,
-    sample: Tensor,
+    x: Tensor,
+    sample: Callable[[], Tensor],
     dtype: torch.dtype,
-    options: tuple[Any, ...] = (True, "auto", False),
+    options: tuple[Any, ...],
+    own: dict[Any, Compiled] | None = None,
 ) -> Compiled:
-    """The plan of an eval-mode model for inputs like `sample` (fp32, as the model takes them)."""
-    key = (tuple(sample.shape[1:]), sample.device, dtype, options)
+    """The plan of an eval-mode model for images like x; `sample` makes some of them as the model
+    takes them, in fp32. `own`: a caller's plans, in place of those that all share."""
+    key = (tuple(x.shape[1:]), x.device, dtype, options)
     with _LOCK:
-        known = _PLANS.setdefault(model, {})
+        known = _PLANS.setdefault(model, {}) if own is None else own
         found = known.get(key)
         if found is None:
-            found = make(model, sample, dtype, options)
+            found = make(model, sample(), dtype, options)
             if found.final:
                 known[key] = found
         return found
@@ -111,7 +116,7 @@ def _make(model: nn.Module, x: Tensor, dtype: torch.dtype, options: tuple[Any, .
     fold, layout, _ = options
     traced = trace(model)
     with unhooked(model):
-        network, _ = fuse(traced, model, x, fold)
+        network = fuse(traced, model, x, fold)
         plan = Plan(network, model, x.device, torch.float32, layout)
         wrong = disagreement(model, plan, x)
     if wrong is not None:
@@ -139,10 +144,8 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 def disagreement(model: nn.Module, plan: Plan, x: Tensor) -> str | None:
     """What the plan gets wrong beside the module's own autograd, if anything."""
-    if any(t.is_inference() for t in (*model.parameters(), *model.buffers())):
-        x = x.clone()
     plan.refresh()
-    feed, std = plan.normalised(x)
+    feed = ops.prepared(x, plan.mean, plan.std, plan.dtype)
     plan.parts.look(plan, feed)
     logits, record = plan.forward(feed)
     generator = torch.Generator().manual_seed(1)
@@ -159,7 +162,9 @@ def disagreement(model: nn.Module, plan: Plan, x: Tensor) -> str | None:
         return NOT_FINITE
     if dx is None:
         return "its logits do not depend on the input through autograd"
-    pair = (logits, dx if std is None else dx / std)
+    if plan.std is not None:
+        dx = dx / plan.std.view(1, -1, *[1] * (x.dim() - 2))
+    pair = (logits, dx)
     distances = (_distance(a, b) for a, b in zip(pair, exact, strict=True))
     if all(d <= close for d, close in zip(distances, CLOSE.values(), strict=True)):
         return None
@@ -179,9 +184,9 @@ def disagreement(model: nn.Module, plan: Plan, x: Tensor) -> str | None:
 
 def functional(model: nn.Module) -> Any:
     """The model, with clones in place of tensors that were made under inference_mode."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    if not any(t.is_inference() for t in tensors.values()):
+    if not made_in_inference(model):
         return model
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     clones = {name: t.clone() for name, t in tensors.items()}
     return lambda x: torch.func.functional_call(model, clones, (x,))
 

@@ -122,16 +122,11 @@ class OneDNN:
         packed = known.get(rest)
         if packed is None:
             packed = known[rest] = self.ops.pack_back(
-                self._transposed(), padding, list(rest), stride, dilation, groups,
+                self.weights.weight, padding, list(rest), stride, dilation, groups,
                 list(grad.shape))  # fmt: skip
         return self.ops.transposed(
             grad, packed, None, padding, list(rest), stride, dilation, groups, "none", [], None
         )  # fmt: skip
-
-    def _transposed(self) -> Tensor:
-        """The weight as a transposed convolution's: [in of it, out of it a group, kh, kw]."""
-        assert self.weights.weight is not None
-        return self.weights.weight
 
 
 _ATTRIBUTES: dict[str, tuple[str, list[float]]] = {

@@ -58,9 +58,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
 def attributes(module: nn.Module) -> tuple[Any, ...]:
     """The module's own plain attributes."""
     return tuple(
-        (name, _plain(value))
-        for name, value in module.__dict__.items()
-        if name[0] != "_" or name not in _REGISTRIES
+        (name, _plain(value)) for name, value in module.__dict__.items() if name not in _REGISTRIES
     )
 
 

@@ -25,6 +25,7 @@ from fastard.engine.recognise import (
     normalisation,
     normaliser,
     operands,
+    param_of,
 )
 from fastard.engine.trace import Traced, Untraceable
 
@@ -169,10 +170,10 @@ class _Fuser:
         for node in self.graph.nodes:
             if node in self.taken or node is source or node.op in ("placeholder", "output"):
                 continue
-            if node.op == "get_attr":
+            param = param_of(node)
+            if param is not None:
                 if node not in folded:
-                    path, _, attribute = str(node.target).rpartition(".")
-                    constants.append(Constant([], node, Param(path, attribute)))
+                    constants.append(Constant([], node, param))
             elif node in self.made:
                 close()
                 found.append(self.made[node])
@@ -191,8 +192,8 @@ def _segment(nodes: list[fx.Node]) -> Segment:
     return Segment(list(inputs), outputs[-1] if outputs else nodes[-1], nodes, outputs)
 
 
-def fuse(traced: Traced, model: nn.Module, x: Tensor, fold: bool = True) -> tuple[Network, Tensor]:
-    """The layers of a traced eval-mode model, and its logits for the example x.
+def fuse(traced: Traced, model: nn.Module, x: Tensor, fold: bool = True) -> Network:
+    """The layers of a traced eval-mode model; x is an example of its input.
 
     Raises:
         Untraceable: the graph is not one tensor to one tensor of logits.
@@ -222,7 +223,7 @@ def fuse(traced: Traced, model: nn.Module, x: Tensor, fold: bool = True) -> tupl
     layers = fuser.layers(source)
     network = Network(layers, source, result, mean, std, traced.leaves)
     _mark_head(network, modules)
-    return network, logits
+    return network
 
 
 def _mark_head(network: Network, modules: dict[str, nn.Module]) -> None:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-ACTIVATIONS = ("none", "relu", "relu6", "silu", "gelu", "gelu_tanh", "hardswish")
-
 
 @dataclass(frozen=True)
 class Param:

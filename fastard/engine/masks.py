@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastard import ops
+from fastard.engine.values import Gradients
 
 MASKED = ("relu", "relu6")
 
@@ -46,6 +47,14 @@ class OutputMask:
 
 
 Mask = BitMask | OutputMask
+
+
+def taken(grads: Gradients, value: int, mask: Mask | None) -> tuple[Tensor | None, bool]:
+    """A value's whole gradient, masked if it has a mask, and whether its buffer may be written."""
+    if mask is None:
+        return grads.take(value)
+    grad, extra, owned = grads.take_pair(value)
+    return (None, False) if grad is None else (mask.apply(grad, extra, owned), True)
 
 
 def mask_of(output: Tensor, act: str) -> Mask:

@@ -30,6 +30,7 @@ from fastard.engine.steps import (
     LinearStep,
     Step,
 )
+from fastard.engine.unwrap import made_in_inference
 from fastard.engine.values import Gradients
 from fastard.engine.weights import StaleProgram, Weights, live
 
@@ -160,19 +161,11 @@ class Plan:
         for kernel in self.kernels:
             kernel.renewed()
         self._constant_values = [(at, _usable(live(model, param))) for at, param in self.constants]
-        if self.opaque and any(t.is_inference() for t in (*model.parameters(), *model.buffers())):
+        if self.opaque and made_in_inference(model):
             raise StaleProgram("modules with parameters made under inference_mode")
         if self.network.mean is not None and self.network.std is not None:
             self.mean = live(model, self.network.mean).detach().float().reshape(-1)
             self.std = live(model, self.network.std).detach().float().reshape(-1)
-
-    def normalised(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The feed of model inputs x, and the std that leads its gradient back to them."""
-        if self.mean is None or self.std is None:
-            return x.to(self.dtype), None
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        std = self.std.view(shape)
-        return ((x - self.mean.view(shape)) / std).to(self.dtype), std
 
     def forward(self, feed: Tensor) -> tuple[Tensor, Record]:
         """Logits in fp32, and what `backward` needs."""

@@ -210,27 +210,19 @@ class Program:
                                 x.device)  # fmt: skip
         if why is not None:
             return compiled.Compiled(None, why)
-        own, sample = self._own_statistics(x), x.detach()[:2].float()
-        if own is not None:
-            shape = (1, -1, *[1] * (x.dim() - 2))
-            sample = (sample - own[0].view(shape)) / own[1].view(shape)
+
+        def sample() -> Tensor:
+            mean, std = self._own_statistics(x) or (None, None)
+            return ops.prepared(x.detach()[:2], mean, std, torch.float32)
+
         options = (self.fold, self.layout, self.frozen)
+        # A lone forward's plan is its own: no other program renews it before the vjp.
+        own = self._own if self._private else None
         assert isinstance(self.model, nn.Module)
         with torch.autocast(x.device.type, enabled=False), tf32(False):
-            return (self._privately if self._private else compiled.compiled)(
-                self.model, sample, precision.dtype or torch.float32, options)  # fmt: skip
-
-    def _privately(
-        self, model: nn.Module, sample: Tensor, dtype: torch.dtype, options: Any
-    ) -> compiled.Compiled:
-        """A plan that no other program renews between a forward and its vjp."""
-        key = (tuple(sample.shape[1:]), sample.device, dtype)
-        if key not in self._own:
-            made = compiled.make(model, sample, dtype, options)
-            if not made.final:
-                return made
-            self._own[key] = made
-        return self._own[key]
+            return compiled.compiled(
+                self.model, x, sample, precision.dtype or torch.float32, options, own
+            )
 
     def _plan(self, x: Tensor, precision: Precision) -> Plan | None:
         self.made = self.compilation(x, precision)
@@ -298,18 +290,16 @@ class Program:
 
     def _forward(self, x: Tensor) -> Tensor:
         with self.running(x):
-            passes, std = self._now(), self.feed(x).std
-            logits = passes.forward(self.prepared(x))
-            if std is not None:
-                std = std.to(x.dtype).view(1, -1, *[1] * (x.dim() - 2))
+            passes, fed, std = self._now(), self.feed(x), None
+            logits = passes.forward(_prepared(x, fed))
+            if fed.std is not None:
+                std = fed.std.to(x.dtype).view(1, -1, *[1] * (x.dim() - 2))
             self._single = (passes, std, x.dtype)
         return logits
 
     def prepared(self, x: Tensor) -> Tensor:
         """Images x as the running block's passes read them."""
-        fed = self.feed(x)
-        x = (x.clone() if x.is_inference() else x).detach()
-        return x if fed.is_x else ops.prepared(x, fed.mean, fed.std, fed.dtype)
+        return _prepared(x, self.feed(x))
 
     def explain(self, device: str | torch.device | None = None) -> str:
         """What runs where, in which precision, and why, as lines of text."""
@@ -318,3 +308,8 @@ class Program:
     def __repr__(self) -> str:
         name = type(self.model).__name__
         return f"Program({name}, precision={self.precision!r}, mode={self.mode!r})"
+
+
+def _prepared(x: Tensor, fed: Feed) -> Tensor:
+    x = (x.clone() if x.is_inference() else x).detach()
+    return x if fed.is_x else ops.prepared(x, fed.mean, fed.std, fed.dtype)

@@ -54,7 +54,8 @@ def dropped(node: fx.Node, modules: Modules) -> bool:
     return False
 
 
-def _param(node: Any) -> Param | None:
+def param_of(node: Any) -> Param | None:
+    """The parameter or buffer that a node looks up, if it does."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
     path, _, attribute = str(node.target).rpartition(".")
@@ -95,7 +96,7 @@ def convolution(node: fx.Node, modules: Modules) -> Convolution | None:
         return None
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-    weight, shift = _param(given.get("weight")), _param(given.get("bias"))
+    weight, shift = param_of(given.get("weight")), param_of(given.get("bias"))
     if weight is None or (given.get("bias") is not None and shift is None):
         return None
     if node.target is F.linear:
@@ -140,12 +141,12 @@ def normalisation(node: fx.Node, modules: Modules) -> Norm | None:
     given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
     if node.target is torch.batch_norm or given.get("training", False) is not False:
         return None
-    mean, var = _param(given.get("running_mean")), _param(given.get("running_var"))
-    gain, shift = _param(given.get("weight")), _param(given.get("bias"))
+    mean, var = param_of(given.get("running_mean")), param_of(given.get("running_var"))
+    gain, shift = param_of(given.get("weight")), param_of(given.get("bias"))
     eps = given.get("eps", 1e-5)
     if mean is None or var is None or not isinstance(eps, float):
         return None
-    if any(given.get(name) is not None and _param(given[name]) is None for name in names[3:5]):
+    if any(given.get(name) is not None and param_of(given[name]) is None for name in names[3:5]):
         return None
     return Norm(mean, var, gain, shift, eps)
 
@@ -185,7 +186,7 @@ def _channel_constant(node: fx.Node, targets: tuple[Any, ...], source: fx.Node) 
         return None
     if len(node.args) != 2 or node.kwargs or node.args[0] is not source:
         return None
-    param, sizes = _param(node.args[1]), node.args[1].meta.get("shape")  # type: ignore[union-attr]
+    param, sizes = param_of(node.args[1]), node.args[1].meta.get("shape")  # type: ignore[union-attr]
     channels = (shape(source) or (0, 0))[1]
     if param is None or sizes is None or sizes[-2:] != (1, 1):
         return None

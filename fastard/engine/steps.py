@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastard import ops
 from fastard.engine.layers import Convolution
-from fastard.engine.masks import MASKED, Mask, mask_of
+from fastard.engine.masks import MASKED, Mask, mask_of, taken
 from fastard.engine.values import Gradients, dense_like
 from fastard.engine.weights import Folded
 
@@ -50,12 +50,7 @@ class ConvolutionStep:
         self, saved: tuple[torch.Size, Mask | None], grads: Gradients, retain: bool
     ) -> None:
         shape, mask = saved
-        if mask is None:
-            grad, owned = grads.take(self.makes[0])
-        else:
-            grad, extra, owned = grads.take_pair(self.makes[0])
-            if grad is not None:
-                grad, owned = mask.apply(grad, extra, owned), True
+        grad, owned = taken(grads, self.makes[0], mask)
         if grad is None:
             return
         if grad.dtype != self.dtype:
@@ -110,13 +105,10 @@ class EpilogueStep:
         return None if self.act == "none" else x
 
     def backward(self, saved: Mask | Tensor | None, grads: Gradients, retain: bool) -> None:
-        if isinstance(saved, (Tensor, type(None))):
-            grad, owned = grads.take(self.makes[0])
-        else:
-            grad, extra, owned = grads.take_pair(self.makes[0])
-            if grad is not None:
-                grad, owned = saved.apply(grad, extra, owned), True
-            saved = None
+        mask = None
+        if saved is not None and not isinstance(saved, Tensor):
+            mask, saved = saved, None
+        grad, owned = taken(grads, self.makes[0], mask)
         if grad is None:
             return
         scale = self.weights.scale if self.weights is not None else None

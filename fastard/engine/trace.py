@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fastard.engine.aliases import refusal, tensors_of
+from fastard.engine.aliases import refusal
 from fastard.engine.fingerprint import globally_hooked, hooked
 
 
@@ -41,7 +41,7 @@ class _Tracer(fx.Tracer):
     def __init__(self, model: nn.Module, leaves: dict[str, str]) -> None:
         super().__init__()
         self.leaves, self.inside = leaves, [""]
-        self._owned = tensors_of(model)
+        self._owned = {id(t) for t in (*model.parameters(), *model.buffers())}
         # fx patches nn.Module for the whole process: other threads pass through.
         self._thread = threading.get_ident()
 

@@ -56,3 +56,8 @@ def modules_behind(model: Model) -> list[nn.Module]:
     else:
         found += list(getattr(model, "__dict__", {}).values())
     return [part for part in found if isinstance(part, nn.Module)]
+
+
+def made_in_inference(model: nn.Module) -> bool:
+    """Whether the model holds tensors that autograd may not save."""
+    return any(t.is_inference() for t in (*model.parameters(), *model.buffers()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import weakref
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from fastard import ops
 from fastard.engine.layers import Norm, Param
 
-DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+CODES = {dtype: code for code, dtype in enumerate(ops.layers.DTYPES)}
 ALIGNMENT = 64
 
 
@@ -91,9 +92,7 @@ class Weights:
             return at
 
         for f in self.folded:
-            count = 1
-            for n in f.shape:
-                count *= n
+            count = math.prod(f.shape)
             self._offsets.append(
                 (
                     place(count, f.dtype) if f.shape else -1,
@@ -113,10 +112,7 @@ class Weights:
         self, at: int, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool
     ) -> Tensor:
         assert self.arena is not None
-        count = 1
-        for n in shape:
-            count *= n
-        flat = self.arena[at : at + count * dtype.itemsize].view(dtype)
+        flat = self.arena[at : at + math.prod(shape) * dtype.itemsize].view(dtype)
         if channels_last and len(shape) == 4:
             o, i, h, w = shape
             return flat.view(o, h, w, i).permute(0, 3, 1, 2)
@@ -176,15 +172,15 @@ class Weights:
             shape, strides, kind = [f.out_channels, 0, 0, 0], [0, 0, 0, 0], 0
             if weight is not None:
                 shape, strides = padded(weight.shape), padded(weight.stride())
-                kind = DTYPES[weight.dtype]
+                kind = CODES[weight.dtype]
                 for d in (3, 2, 1, 0):
                     if shape[d] == 1:  # any stride will do: the dense one is the fast one
                         strides[d] = 1 if d == 3 else strides[d + 1] * shape[d + 1]
-            types = [kind, *(0 if t is None else DTYPES[t.dtype] for t in own[1:])]
+            types = [kind, *(0 if t is None else CODES[t.dtype] for t in own[1:])]
             epsilons = [bits(0.0 if n is None else n.eps) for n in (f.after, f.before)]
             rows.append(
                 [
-                    *at, *types, *shape, *strides, *epsilons, *offsets, DTYPES[f.dtype],
+                    *at, *types, *shape, *strides, *epsilons, *offsets, CODES[f.dtype],
                     int(f.channels_last),
                 ]
             )  # fmt: skip

@@ -18,7 +18,8 @@ POINTERS, TYPES, SHAPE, STRIDES, EPSILONS, OFFSETS, DTYPE, LAST = (
     slice(0, 10), slice(10, 20), slice(20, 24), slice(24, 28), slice(28, 30), slice(30, 33), 33,
     34,
 )  # fmt: skip
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# In the order of their codes.
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def fold_bn_(arena: Tensor, table: Tensor, tensors: Sequence[Tensor]) -> None:
@@ -47,7 +48,7 @@ def _fold_reference(arena: Tensor, table: list[list[int]], tensors: list[Tensor]
         after, before = epsilons
         weight, bias, scale = reference_layers.fold(own, after, before, row[SHAPE][0])
         w_at, bias_at, scale_at = row[OFFSETS]
-        dtype, last = _DTYPES[row[DTYPE]], bool(row[LAST])
+        dtype, last = DTYPES[row[DTYPE]], bool(row[LAST])
         for value, at, kind in (
             (weight, w_at, dtype), (bias, bias_at, torch.float32),
             (scale, scale_at, torch.float32),
