@@ -1,10 +1,9 @@
 // fold_bn_: every layer in one launch, a block a row of one layer's weight. Bytes a weight: 4 read,
 // and 2 (4 in fp32) written; expected: some 0.05 ms for ResNet-18's 11 million.
+#include "../activations.h"
 #include "convert.cuh"
 #include "launch.cuh"
 #include "team.cuh"
-
-#include "../activations.h"
 
 namespace fastard {
 namespace device {
@@ -43,8 +42,9 @@ __global__ void __launch_bounds__(kFoldThreads, 1)
     for (int e = int(threadIdx.x); f.data[0] && e < int(row); e += int(blockDim.x)) {
       // In the order of the copy: neighbours write neighbours.
       const int i = f.channels_last ? e % in : e / taps, k = f.channels_last ? e / in : e % taps;
-      const double w = read(f, 0, o * f.strides[0] + i * f.strides[1] + k / width * f.strides[2] +
-                                      k % width * f.strides[3]);
+      const double w = read(f, 0,
+                            o * f.strides[0] + i * f.strides[1] + k / width * f.strides[2] +
+                                k % width * f.strides[3]);
       Scaling before = {1.0, 0.0};
       if (f.data[8]) before = scaling(f, 6, f.eps_before, i, read);
       held += w * before.shift;

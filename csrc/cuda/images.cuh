@@ -56,5 +56,30 @@ template <class F> int with_shape(int x, int g, bool grouped, F f) {
   return f(Shape<double, Any, 1>());
 }
 
+// A sample reduced before it is written: groups a thread holds of each input where a block's
+// registers take the sample (12,288 elements, 6,144 in fp64). Few threads of many registers, so
+// that nothing spills.
+template <class S> constexpr int kHeldGroups = S::V == 8 ? 3 : 6;
+constexpr int kResidentThreads = 512;
+constexpr int kStreamedThreads = 1024;
+
+// A block a sample where K's resident kernel holds it, else streamed by one block or a cluster. The
+// resident one is made for groups alone.
+template <class S, class K, class Args> int launch_samples(const Args& a, void* stream) {
+  const int64_t groups = ceil_div(a.n, S::V), threads = ceil_div(groups, kHeldGroups<S>);
+  if constexpr (S::V > 1) {
+    if (threads <= kResidentThreads)
+      return launch(K::template resident<S>(), a.batch, whole_warps(threads), 0, 1, stream, a);
+  }
+  constexpr auto streamed = K::template streamed<S>();
+  int64_t size = 1;
+  if (a.n > 4 * kStreamedThreads * S::V) {
+    const int code = cluster_size<streamed>(&size);
+    if (code) return code;
+  }
+  const int64_t most = groups < kStreamedThreads ? groups : kStreamedThreads;
+  return launch(streamed, a.batch * size, whole_warps(most), 0, int(size), stream, a, int(size));
+}
+
 }  // namespace device
 }  // namespace fastard

@@ -9,12 +9,6 @@
 namespace fastard {
 namespace device {
 
-// Groups a thread holds of each of three inputs: 12,288 elements a block, 6,144 in fp64. Few
-// threads of many registers, so that nothing spills.
-template <class S> constexpr int kHeld = S::V == 8 ? 3 : 6;
-constexpr int kResidentThreads = 512;
-constexpr int kStreamedThreads = 1024;
-
 // Inner products of a gradient and a displacement with themselves and each other.
 template <class A> struct Products {
   A gg, gd, dd;
@@ -63,7 +57,7 @@ template <class A> struct Move {
 template <class S> __global__ void __launch_bounds__(kResidentThreads, 1)
     l2_resident(const __grid_constant__ StepArgs a) {
   using A = typename S::A;
-  constexpr int V = S::V, R = kHeld<S>;
+  constexpr int V = S::V, R = kHeldGroups<S>;
   const int64_t sample = blockIdx.x, base = sample * a.n;
   const int n = int(a.n), stride = blockDim.x * V, first = threadIdx.x * V;
   Group<A, typename S::X, V> v[R], x[R];
@@ -121,22 +115,15 @@ template <class S> __global__ void __launch_bounds__(kStreamedThreads, 1)
   team.leave();
 }
 
+struct L2Step {
+  template <class S> static constexpr auto resident() { return l2_resident<S>; }
+  template <class S> static constexpr auto streamed() { return l2_streamed<S>; }
+};
+
 int l2_step_launch(const StepArgs& a, void* stream) {
   return with_shape(a.x_type, a.grad_type, groupable(a, a.n), [&](auto shape) {
     using S = decltype(shape);
-    const int64_t groups = ceil_div(a.n, S::V), threads = ceil_div(groups, kHeld<S>);
-    if constexpr (S::V > 1) {
-      if (threads <= kResidentThreads)
-        return launch(l2_resident<S>, a.batch, whole_warps(threads), 0, 1, stream, a);
-    }
-    int64_t size = 1;
-    if (a.n > 4 * kStreamedThreads * S::V) {
-      const int code = cluster_size<l2_streamed<S>>(&size);
-      if (code) return code;
-    }
-    const int64_t most = groups < kStreamedThreads ? groups : kStreamedThreads;
-    return launch(l2_streamed<S>, a.batch * size, whole_warps(most), 0, int(size), stream, a,
-                  int(size));
+    return launch_samples<S, L2Step>(a, stream);
   });
 }
 

@@ -12,10 +12,6 @@ namespace device {
 
 // Small blocks spread the launch-bound sizes over all multiprocessors.
 constexpr int kThreads = 128;
-// Groups a thread holds of x and of the noise: 12,288 elements a block, 6,144 in fp64.
-template <class S> constexpr int kHeldGroups = S::V == 8 ? 3 : 6;
-constexpr int kResidentThreads = 512;
-constexpr int kStreamedThreads = 1024;
 
 // Every thread has the loads of U groups (2 U of up to 16 bytes, or 32 of fp32 noise) in flight.
 template <class S, int U> __global__ void __launch_bounds__(kThreads, 1)
@@ -148,22 +144,15 @@ int elementwise_start_launch(const StartArgs& a, void* stream) {
   });
 }
 
+struct L2Start {
+  template <class S> static constexpr auto resident() { return l2_start_resident<S>; }
+  template <class S> static constexpr auto streamed() { return l2_start_streamed<S>; }
+};
+
 int l2_start_launch(const StartArgs& a, void* stream) {
   return with_start_shape(a, a.n, [&](auto shape) {
     using S = decltype(shape);
-    const int64_t groups = ceil_div(a.n, S::V), threads = ceil_div(groups, kHeldGroups<S>);
-    if constexpr (S::V > 1) {
-      if (threads <= kResidentThreads)
-        return launch(l2_start_resident<S>, a.batch, whole_warps(threads), 0, 1, stream, a);
-    }
-    int64_t size = 1;
-    if (a.n > 4 * kStreamedThreads * S::V) {
-      const int code = cluster_size<l2_start_streamed<S>>(&size);
-      if (code) return code;
-    }
-    const int64_t most = groups < kStreamedThreads ? groups : kStreamedThreads;
-    return launch(l2_start_streamed<S>, a.batch * size, whole_warps(most), 0, int(size), stream, a,
-                  int(size));
+    return launch_samples<S, L2Start>(a, stream);
   });
 }
 
