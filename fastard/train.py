@@ -340,8 +340,8 @@ class Trainer:
 
     def _teachers(self) -> list[nn.Module]:
         config = self.config
-        count = METHODS[methods.preset(config.method).method].teacher_count
-        if config.teacher is None and count:
+        least = METHODS[methods.preset(config.method).method].least_teachers
+        if config.teacher is None and least:
             raise ValueError(
                 f"teacher (--teacher) must be given for method {config.method!r}: the checkpoint "
                 "of the network to learn from."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from fastard import checks
 from fastard.api import clean_eval_logits
 from fastard.kinds import unknown
 from fastard.methods.options import AttackOptions, MethodOptions, plain_names
+from fastard.methods.recipes import Preset
 
 Logs = dict[str, torch.Tensor]
 
@@ -43,7 +44,11 @@ class Method(nn.Module, ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type[MethodOptions]] = MethodOptions
-    teacher_count: ClassVar[int] = 0
+    presets: ClassVar[tuple[Preset, ...]] = ()
+    """Published recipes; the first bears the method's own name."""
+    least_teachers: ClassVar[int] = 0
+    most_teachers: ClassVar[int | None] = 0
+    """None: as many as are given."""
     selects_on: ClassVar[str] = "robust"
     """The validation accuracy by which a run's best epoch is chosen: "robust" or "clean"."""
     student: nn.Module
@@ -107,12 +112,36 @@ class Method(nn.Module, ABC):
                 raise TypeError(
                     f"every teacher must be an nn.Module, but one is {checks.describe(teacher)}."
                 )
-        if len(teachers) == cls.teacher_count:
-            return tuple(teachers)
-        wanted = {0: "no teacher", 1: "one teacher"}.get(
-            cls.teacher_count, f"{cls.teacher_count} teachers"
-        )
-        raise ValueError(f"method {cls.name!r} takes {wanted}, but was given {len(teachers)}.")
+        cls.require_teachers(len(teachers))
+        return tuple(teachers)
+
+    @classmethod
+    def require_teachers(cls, count: int) -> None:
+        """Raises ValueError where the method takes another number of teachers."""
+        least, most = cls.least_teachers, cls.most_teachers
+        if least <= count and (most is None or count <= most):
+            return
+        wanted = f"{least} to {most} teachers"
+        if most is None:
+            wanted = f"at least {'one teacher' if least == 1 else f'{least} teachers'}"
+        elif least == most:
+            wanted = {0: "no teacher", 1: "one teacher"}.get(least, f"{least} teachers")
+        raise ValueError(f"method {cls.name!r} takes {wanted}, but was given {count}.")
+
+    @classmethod
+    def make_student(
+        cls,
+        build: Callable[[int], nn.Module],
+        num_classes: int,
+        teachers: int,
+        options: Mapping[str, Any],
+    ) -> nn.Module:
+        """Returns the student that this method trains, made by `build(number of outputs)`.
+
+        Most methods train a network of `num_classes` outputs as it is; one that gives it a head of
+        its own wraps it here.
+        """
+        return build(num_classes)
 
     def forward(
         self,

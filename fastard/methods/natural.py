@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from fastard.methods.base import Logs, Method, accuracy, require_labels
+from fastard.methods.recipes import Preset
 
 
 class Natural(Method):
@@ -15,6 +16,16 @@ class Natural(Method):
     """
 
     name = "natural"
+    presets = (
+        Preset(
+            name="natural",
+            method="natural",
+            source="the customary recipe of CIFAR ResNets",
+            epochs=200,
+            milestones=(100, 150),
+            weight_decay=5e-4,
+        ),
+    )
     selects_on = "clean"
 
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

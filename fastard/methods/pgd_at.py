@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from fastard.api import pgd_ce
 from fastard.methods.base import Logs, Method, accuracy, require_labels
 from fastard.methods.options import AttackOptions
+from fastard.methods.recipes import Preset
 
 
 class PGDAT(Method):
@@ -33,6 +34,28 @@ class PGDAT(Method):
 
     options: Options
     name = "pgd-at"
+    presets = (
+        Preset(
+            name="pgd-at",
+            method="pgd-at",
+            source="hyper-parameters of github.com/locuslab/robust_overfitting, train_cifar.py",
+            epochs=200,
+            milestones=(100, 150),
+            weight_decay=5e-4,
+        ),
+        Preset(
+            name="madry",
+            method="pgd-at",
+            source="github.com/MadryLab/cifar10_challenge, config.json: 80,000 steps, drops at "
+            "40,000 and 60,000, here in epochs of 391 steps; it keeps the last step",
+            options={"attack_mode": "train"},
+            student="wrn-34-10",
+            epochs=205,
+            milestones=(102, 153),
+            selection="last",
+            official=True,
+        ),
+    )
 
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         options = self.options

@@ -11,13 +11,23 @@ from fastard.kinds import unknown
 from fastard.methods.base import Method
 from fastard.methods.natural import Natural
 from fastard.methods.pgd_at import PGDAT
-from fastard.methods.recipes import PRESETS, Preset
+from fastard.methods.recipes import Preset
 from fastard.methods.rslad import RSLAD
 from fastard.methods.rslad_batchmean import RSLADBatchmean
 from fastard.methods.trades import TRADES
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Natural, PGDAT, TRADES, RSLAD, RSLADBatchmean)
+    method.name: method
+    for method in (
+        Natural,
+        PGDAT,
+        TRADES,
+        RSLAD,
+        RSLADBatchmean,
+    )
+}
+PRESETS: dict[str, Preset] = {
+    preset.name: preset for method in METHODS.values() for preset in method.presets
 }
 
 

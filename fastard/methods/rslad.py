@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -10,6 +10,16 @@ from fastard import losses
 from fastard.api import pgd_kl
 from fastard.methods.base import Logs, Method, accuracy
 from fastard.methods.options import AttackOptions
+from fastard.methods.recipes import Preset
+
+RECIPE = Preset(
+    name="rslad",
+    method="rslad",
+    source="github.com/zibojia/RSLAD, resnet18_rslad_cifar10.py, resnet18_rslad_cifar100.py",
+    options_by_data={"cifar100": {"scale": 10.0}},
+    epochs=300,
+    milestones=(215, 260, 285),
+)
 
 
 class RSLAD(Method):
@@ -45,7 +55,21 @@ class RSLAD(Method):
 
     options: Options
     name = "rslad"
-    teacher_count = 1
+    presets = (
+        RECIPE,
+        replace(
+            RECIPE,
+            name="rslad-official",
+            options={"noise_device": "cpu"},
+            selection="test-selected",
+            val_steps=20,
+            val_alpha=0.003,
+            eval_every=20,
+            eval_from=215,
+            official=True,
+        ),
+    )
+    least_teachers = most_teachers = 1
 
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         (teacher_logits,) = self._ask_teachers(x, remember=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fastard.methods.rslad import RSLAD
+from fastard.methods.rslad import RECIPE, RSLAD
 
 
 class RSLADBatchmean(RSLAD):
@@ -20,3 +20,12 @@ class RSLADBatchmean(RSLAD):
         log_floor: float = 0.0
 
     name = "rslad-batchmean"
+    presets = (
+        replace(
+            RECIPE,
+            name="rslad-batchmean",
+            method="rslad-batchmean",
+            source=f"{RECIPE.source}; the loss as later papers scale it",
+            options_by_data={},
+        ),
+    )

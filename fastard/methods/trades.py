@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -10,6 +10,16 @@ from fastard import losses
 from fastard.api import clean_eval_logits, pgd_kl
 from fastard.methods.base import Logs, Method, accuracy, require_labels
 from fastard.methods.options import AttackOptions
+from fastard.methods.recipes import Preset
+
+_RECIPE = Preset(
+    name="trades",
+    method="trades",
+    source="github.com/yaodongyu/TRADES, train_trades_cifar10.py",
+    student="wrn-34-10",
+    epochs=76,
+    milestones=(74, 89, 99),
+)
 
 
 class TRADES(Method):
@@ -37,6 +47,17 @@ class TRADES(Method):
 
     options: Options
     name = "trades"
+    presets = (
+        _RECIPE,
+        replace(
+            _RECIPE,
+            name="trades-official",
+            source=f"{_RECIPE.source}, which keeps the last epoch",
+            options={"eps": 0.031, "alpha": 0.007, "faithful": True, "noise_device": "cpu"},
+            selection="last",
+            official=True,
+        ),
+    )
 
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         clean_logits = clean_eval_logits(self.student, x, self.options.precision)

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from fastard import methods
+from fastard.methods.registry import METHODS
 
 
 def test_names_and_presets():
-    assert methods.names() == ["natural", "pgd-at", "trades", "rslad", "rslad-batchmean"]
+    assert {"natural", "pgd-at", "trades", "rslad", "rslad-batchmean"} <= set(methods.names())
     assert set(methods.names()) < set(methods.presets())
+    assert all(METHODS[name].presets[0].name == name for name in methods.names())
     for name in methods.presets():
         assert methods.preset(name).method in methods.names()
 
@@ -21,7 +23,7 @@ def test_names_and_presets():
 @pytest.mark.parametrize("name", methods.presets())
 def test_every_preset_builds_with_its_own_options(name):
     preset = methods.preset(name)
-    teachers = [nn.Identity()] if "rslad" in name else []
+    teachers = [nn.Identity()] * METHODS[preset.method].least_teachers
     method = methods.build(name, nn.Linear(2, 2), teachers)
     for option, value in preset.options_for().items():
         assert getattr(method.options, option) == value

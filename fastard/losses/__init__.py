@@ -1,0 +1,9 @@
+"""Outer losses of adversarial training and robust distillation, on the fused `ops.distill_kl`."""
+
+from __future__ import annotations
+
+from fastard.losses.reductions import REDUCTIONS
+from fastard.losses.rslad import rslad
+from fastard.losses.trades import trades
+
+__all__ = ["REDUCTIONS", "rslad", "trades"]
