@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 
@@ -16,7 +18,7 @@ class Natural(Method):
     """
 
     name = "natural"
-    presets = (
+    presets: ClassVar[tuple[Preset, ...]] = (
         Preset(
             name="natural",
             method="natural",

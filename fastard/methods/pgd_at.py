@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ class PGDAT(Method):
 
     options: Options
     name = "pgd-at"
-    presets = (
+    presets: ClassVar[tuple[Preset, ...]] = (
         Preset(
             name="pgd-at",
             method="pgd-at",

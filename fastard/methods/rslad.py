@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -55,7 +56,7 @@ class RSLAD(Method):
 
     options: Options
     name = "rslad"
-    presets = (
+    presets: ClassVar[tuple[Preset, ...]] = (
         RECIPE,
         replace(
             RECIPE,

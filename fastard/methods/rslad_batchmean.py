@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from fastard.methods.rslad import RECIPE, RSLAD
 
@@ -20,7 +21,7 @@ class RSLADBatchmean(RSLAD):
         log_floor: float = 0.0
 
     name = "rslad-batchmean"
-    presets = (
+    presets: ClassVar[tuple[Preset, ...]] = (
         replace(
             RECIPE,
             name="rslad-batchmean",

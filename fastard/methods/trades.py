@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -47,7 +48,7 @@ class TRADES(Method):
 
     options: Options
     name = "trades"
-    presets = (
+    presets: ClassVar[tuple[Preset, ...]] = (
         _RECIPE,
         replace(
             _RECIPE,
