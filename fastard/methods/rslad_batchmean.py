@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from fastard.methods.recipes import Preset
 from fastard.methods.rslad import RECIPE, RSLAD
 
 
