@@ -1,11 +1,12 @@
 """Attacks as users call them: a model's program bound to an attack."""
 
+from fastard.api.apgd import APGDInfo, apgd
 from fastard.api.attack import AttackInfo
 from fastard.api.functions import clean_eval_logits, fgsm, pgd, pgd_ce, pgd_kl, pgd_kl_pair
 from fastard.api.pair import PairPGD
 from fastard.api.pgd import PGD
 
 __all__ = [
-    "PGD", "AttackInfo", "PairPGD", "clean_eval_logits", "fgsm", "pgd", "pgd_ce", "pgd_kl",
+    "PGD", "APGDInfo", "AttackInfo", "PairPGD", "apgd", "clean_eval_logits", "fgsm", "pgd", "pgd_ce", "pgd_kl",
     "pgd_kl_pair",
 ]  # fmt: skip
