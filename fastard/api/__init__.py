@@ -7,6 +7,6 @@ from fastard.api.pair import PairPGD
 from fastard.api.pgd import PGD
 
 __all__ = [
-    "PGD", "APGDInfo", "AttackInfo", "PairPGD", "apgd", "clean_eval_logits", "fgsm", "pgd", "pgd_ce", "pgd_kl",
-    "pgd_kl_pair",
+    "PGD", "APGDInfo", "AttackInfo", "PairPGD", "apgd", "clean_eval_logits", "fgsm", "pgd",
+    "pgd_ce", "pgd_kl", "pgd_kl_pair",
 ]  # fmt: skip

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fastard import checks, ops
-from fastard.api.attack import AttackInfo, Bound
 from fastard.api.apgd_runs import LOSSES, Runs, ranks
+from fastard.api.attack import AttackInfo, Bound
 from fastard.attacks import Moves, Start, preserved_rng
 from fastard.engine import Inference, Program
 from fastard.engine.unwrap import Model

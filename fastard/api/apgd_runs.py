@@ -45,9 +45,7 @@ class Runs:
         return draw(x.shape, device=self.start.device, generator=self.start.generator,
                     dtype=torch.float32)  # fmt: skip
 
-    def _run(
-        self, x: Tensor, y: Tensor, goals: Tensor | None, eps: Bound
-    ) -> tuple[Found, Tensor]:
+    def _run(self, x: Tensor, y: Tensor, goals: Tensor | None, eps: Bound) -> tuple[Found, Tensor]:
         """One run over images x; and where a gradient was not finite."""
         kind = LOSSES[self.loss]
         seed = RowLoss(kind, y, check_values=False)

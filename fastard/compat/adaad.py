@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fastard.api import pgd_ce, pgd_kl_pair
-from fastard.compat.models import as_it_is, check_settings
+from fastard.compat.shared import as_it_is, check_settings
 from fastard.kinds import unknown
 
 __all__ = ["Madry_PGD", "adaad_inner_loss"]

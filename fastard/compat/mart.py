@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastard.api import pgd_ce
-from fastard.compat.models import check_settings
+from fastard.compat.shared import check_settings
 from fastard.kinds import unknown
 
 __all__ = ["mart_loss"]

@@ -1,6 +1,7 @@
-"""Names of the robust_overfitting family (Rice et al. 2020, github.com/locuslab/robust_overfitting).
+"""Names of the robust_overfitting family (Rice et al. 2020).
 
-Its scripts share this `attack_pgd`: AWP, Bag of Tricks and others copied it.
+The scripts of github.com/locuslab/robust_overfitting share this `attack_pgd`; AWP, Bag of Tricks
+and others copied it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastard import checks, ops
-from fastard.compat.models import as_it_is, check_images, check_settings, is_training
+from fastard.compat.shared import as_it_is, check_images, check_settings, is_training
 from fastard.engine import Program, RowLoss, UserLoss
 from fastard.engine.gradient import Seed
 from fastard.kinds import LossKind, unknown

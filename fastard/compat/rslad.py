@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Variable
 
 from fastard.api import pgd_ce, pgd_kl
-from fastard.compat.models import as_it_is, check_settings, device_of
+from fastard.compat.shared import as_it_is, check_settings, device_of
 
 __all__ = ["F", "Variable", "attack_pgd", "nn", "np", "optim", "rslad_inner_loss", "torch"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastard import api
-from fastard.compat.attack import Attack
+from fastard.compat.torchattacks_base import Attack
 from fastard.engine import Inference
 
 __all__ = ["APGD", "FGSM", "PGD", "PGDL2", "TPGD"]
@@ -75,7 +75,7 @@ class PGDL2(PGD):
         self.attack, self.eps_for_division = "PGDL2", eps_for_division
         if eps_for_division != 1e-10:
             warnings.warn(
-                f"eps_for_division is {eps_for_division}, but the step divides by the norm + 1e-12.",
+                f"eps_for_division is {eps_for_division}, but steps divide by the norm + 1e-12.",
                 stacklevel=2,
             )
 
@@ -121,13 +121,14 @@ class APGD(Attack):
         self.seed, self.loss, self.eot_iter, self.thr_decr = seed, loss, eot_iter, rho
         self.verbose = verbose
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
         options: dict[str, Any] = {
             "loss": self.loss, "n_restarts": self.n_restarts, "eot_iter": self.eot_iter,
             "rho": self.thr_decr, "generator": torch.Generator().manual_seed(self.seed),
         }  # fmt: skip
-        adv, info = api.apgd(self._attacked, images, labels, self.norm, self.eps, self.steps,
-                             return_info=True, **options, **self._statistics)  # fmt: skip
+        adv, info = api.apgd(
+            self._attacked, images, self._target(images, labels), self.norm, self.eps, self.steps,
+            return_info=True, **options, **self._statistics)  # fmt: skip
         if self.verbose:
             print(f"APGD: robust accuracy {info.robust.float().mean():.2%}")
         return adv

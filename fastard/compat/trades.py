@@ -7,16 +7,14 @@ from torch import Tensor, nn
 
 from fastard import losses
 from fastard.api import pgd_kl
-from fastard.compat.models import check_images, check_settings
+from fastard.compat.shared import check_images, check_settings
 from fastard.engine import Inference, Program, RowLoss
 from fastard.kinds import LossKind, unknown
 
 __all__ = ["trades_loss"]
 
 
-def _l2_attack(
-    program: Program, x: Tensor, target: Tensor, epsilon: float, steps: int
-) -> Tensor:
+def _l2_attack(program: Program, x: Tensor, target: Tensor, epsilon: float, steps: int) -> Tensor:
     """Steps of 2 * epsilon / steps along the normalised gradient; first the box, then the ball."""
     torch.randn(x.shape)  # the start of the Linf branch, which the published code draws first
     delta = 0.001 * torch.randn(x.shape).to(x.device, x.dtype)
