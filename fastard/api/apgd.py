@@ -84,7 +84,7 @@ def apgd(
         mean, std, precision, engine, noise_device, generator: as `fastard.PGD`.
     Returns:
         x_adv: the latest image that the model erred on, x itself where there was none; detached, in
-        x's dtype and device; or (x_adv, APGDInfo) with return_info=True.
+        x's dtype, device and memory format; or (x_adv, APGDInfo) with return_info=True.
     Raises:
         TypeError, ValueError: bad input, in one sentence, before anything has changed.
 
@@ -118,7 +118,9 @@ def apgd(
     program = Program(model, precision, mean=mean, std=std, engine=engine)
     runs = Runs(program, moves, start, loss, steps, rho, eot_iter, return_info)
     images = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
-    images = images.contiguous()
+    dense = torch.empty_like(images)
+    if images.stride() != dense.stride():
+        images = dense.copy_(images)
     places = list(ranks(loss, n_restarts, n_target_classes))
     with preserved_rng(start), program.running(images):
         adv, losses, broken = runs.all(images, y, places, best_loss)

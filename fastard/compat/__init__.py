@@ -8,3 +8,7 @@ keeps its modes where an attack raises. Keywords after the published ones:
     engine: False runs eager autograd instead of the compiled program.
     precision: "fp32", "tf32", "bf16", "fp16", None: autocast's state.
 """
+
+from fastard.compat import adaad, mart, robust_overfitting, rslad, torchattacks, trades
+
+__all__ = ["adaad", "mart", "robust_overfitting", "rslad", "torchattacks", "trades"]

@@ -100,9 +100,11 @@ def attack_pgd(
     if norm not in ("l_inf", "l_2"):
         raise unknown("norm", norm, ("l_inf", "l_2"))
     check_settings(epsilon=epsilon, alpha=alpha, attack_iters=attack_iters, restarts=restarts)
-    check_images(model, X, "X")
+    for value, name in ((epsilon, "epsilon"), (alpha, "alpha")):
+        checks.number(value, name)
+    values = check_images(model, X, "X")
     X, y = X.detach(), checks.labels(y, len(X), X.device).long()
-    seed: Seed = _mixup(y_a, y_b, lam) if mixup else RowLoss(LossKind.ce, y)
+    seed: Seed = _mixup(y_a, y_b, lam) if mixup else RowLoss(LossKind.ce, y, check_values=values)
     twice = mixup and is_training(model)
     program = Program(as_it_is(model), precision, mean=mean, std=std, engine=engine)
     shape = (-1, *[1] * (X.dim() - 1))

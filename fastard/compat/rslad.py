@@ -40,7 +40,8 @@ def attack_pgd(
     Raises TypeError or ValueError for bad input, in one sentence.
     """
     check_settings(attack_iters=attack_iters, step_size=step_size, epsilon=epsilon)
-    device, home = device_of(model, train_batch_data), train_batch_data.device
+    home = train_batch_data.device
+    device = device_of(model) or home
     x_adv = pgd_ce(
         as_it_is(model), train_batch_data.to(device), train_batch_labels.to(device), epsilon,
         step_size, attack_iters, noise_device=home, engine=engine, precision=precision)  # fmt: skip

@@ -41,11 +41,11 @@ def as_it_is(model: Model) -> Model:
     return AsItIs(inside)
 
 
-def device_of(model: Model, x: Tensor) -> torch.device:
-    """The device of the model's parameters, of x where it has none."""
+def device_of(model: Model) -> torch.device | None:
+    """The device of the model's parameters; None where it has none."""
     inside = inner_model(model)[0]
     parameters = inside.parameters() if isinstance(inside, nn.Module) else iter(())
-    return next((p.device for p in parameters), x.device)
+    return next((p.device for p in parameters), None)
 
 
 def check_settings(**settings: Any) -> None:
@@ -57,10 +57,16 @@ def check_settings(**settings: Any) -> None:
             checks.radius(value, None, name)
 
 
-def check_images(model: Model, x: Tensor, name: str) -> None:
-    """Refuses images that are none or, where looking is free or due, outside [0, 1]."""
+def check_images(model: Model, x: Tensor, name: str) -> bool:
+    """Refuses images that are none or, where values are looked at, outside [0, 1].
+
+    Returns: whether this call looks at values: always on the CPU, elsewhere the first time.
+    """
     checks.floating(x, name)
     if x.dim() < 2:
         raise ValueError(f"{name} must be a batch of images [B, C, H, W], but is {list(x.shape)}.")
-    if check_values(model, (x.shape, x.dtype, x.device), x.device.type):
+    # A key of its own: an attack that follows looks at what it is given itself.
+    values = check_values(model, ("compat", x.shape, x.dtype, x.device), x.device.type)
+    if values:
         checks.in_box(x, 0.0, 1.0)
+    return values

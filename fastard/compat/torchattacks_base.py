@@ -31,7 +31,7 @@ class Attack(Targets, ABC):
         self._map: TargetMap | None = None
         self._modes = (False, False, False)
         self.set_model(model)
-        self.device = device_of(model, torch.empty(0))
+        self.device = device_of(model)
 
     @abstractmethod
     def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -114,8 +114,9 @@ class Attack(Targets, ABC):
                 module.training = flag
 
     def __call__(self, inputs: Tensor, labels: Tensor | None = None) -> Tensor:
-        images = inputs.detach().to(self.device)
-        labels = None if labels is None else labels.detach().to(self.device)
+        device = self.device or inputs.device
+        images = inputs.detach().to(device)
+        labels = None if labels is None else labels.detach().to(device)
         if self.normalization_used is not None:
             images = self.inverse_normalize(images)
             # What was rounded out of [0, 1] goes back; what was never inside is refused.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastard import losses
+from fastard import checks, losses
 from fastard.api import pgd_kl
 from fastard.compat.shared import check_images, check_settings
 from fastard.engine import Inference, Program, RowLoss
@@ -14,11 +14,13 @@ from fastard.kinds import LossKind, unknown
 __all__ = ["trades_loss"]
 
 
-def _l2_attack(program: Program, x: Tensor, target: Tensor, epsilon: float, steps: int) -> Tensor:
+def _l2_attack(
+    program: Program, x: Tensor, target: Tensor, epsilon: float, steps: int, values: bool
+) -> Tensor:
     """Steps of 2 * epsilon / steps along the normalised gradient; first the box, then the ball."""
     torch.randn(x.shape)  # the start of the Linf branch, which the published code draws first
     delta = 0.001 * torch.randn(x.shape).to(x.device, x.dtype)
-    seed, size = RowLoss(LossKind.kl, target), epsilon / steps * 2
+    seed = RowLoss(LossKind.kl, target, check_values=values)
     with program.running(x):
         for _ in range(steps):
             _, dlogits = seed(program.forward(x + delta))
@@ -28,7 +30,7 @@ def _l2_attack(program: Program, x: Tensor, target: Tensor, epsilon: float, step
             # Read by the host, as published: how much noise is drawn depends on it.
             if (norms == 0).any():
                 direction[norms == 0] = -torch.randn_like(direction[norms == 0])
-            delta = (delta + size * direction + x).clamp(0, 1) - x
+            delta = (delta + epsilon / steps * 2 * direction + x).clamp(0, 1) - x
             delta = delta.renorm(2, 0, epsilon)
     return (x + delta).clamp(0, 1)
 
@@ -64,15 +66,16 @@ def trades_loss(
     if distance not in ("l_inf", "l_2"):
         raise unknown("distance", distance, ("l_inf", "l_2"))
     check_settings(step_size=step_size, epsilon=epsilon, perturb_steps=perturb_steps)
-    check_images(model, x_natural, "x_natural")
+    values = check_images(model, x_natural, "x_natural")
     target = Inference(model, precision, engine=engine)(x_natural)
     if distance == "l_inf":
         x_adv = pgd_kl(
             model, x_natural, target, epsilon, step_size, perturb_steps, noise_device="cpu",
             engine=engine, precision=precision)  # fmt: skip
     else:
+        checks.number(epsilon, "epsilon")
         program = Program(model, precision, engine=engine)
-        x_adv = _l2_attack(program, x_natural.detach(), target, epsilon, perturb_steps)
+        x_adv = _l2_attack(program, x_natural.detach(), target, epsilon, perturb_steps, values)
     model.train()
     optimizer.zero_grad()
     clean, adv, again = model(x_natural), model(x_adv), model(x_natural)

@@ -181,6 +181,19 @@ def test_gradients_of_a_random_model_are_averaged():
     assert model.calls == 1 + 5 * 4
 
 
+def test_memory_format_and_a_batch_with_gaps():
+    net, (x, _, _) = small_net().eval(), batch()
+    y, last = net(x).argmax(1), x.to(memory_format=torch.channels_last)
+    options = {"eps": 0.1, "steps": 5, "engine": False}
+    results = []
+    for given in (x, last, torch.cat([x, x], 3)[..., :16]):
+        torch.manual_seed(1)
+        results.append(fastard.apgd(net, given, y, **options))
+    assert results[1].stride() == last.stride() and results[2].is_contiguous()
+    assert torch.equal(results[0], results[2])
+    assert ((results[0] - results[1]).abs() > 1e-5).float().mean() < 0.05
+
+
 def test_half_precision_and_empty_batches():
     net, (x, y, _) = small_net().eval(), batch()
     adv = fastard.apgd(net, x.bfloat16(), y, eps=0.1, steps=5)
