@@ -10,7 +10,7 @@ import fastard
 from fastard import ops
 from fastard.attacks import Moves
 from fastard.attacks.apgd import apgd as search
-from fastard.attacks.apgd_schedule import checkpoints
+from fastard.attacks.apgd_schedule import Halving, checkpoints
 from fastard.kinds import Norm
 from tests.api import eager_apgd
 from tests.api.models import batch, small_net
@@ -31,6 +31,19 @@ def test_checkpoints_of_a_hundred():
     found = checkpoints(100)
     assert [i + 1 for i in found] == [22, 41, 57, 70, 80, 87, 93, 99]
     assert checkpoints(1) == {0: 1} and list(checkpoints(10)) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_a_first_window_of_rises_below_the_start_halves_nothing():
+    """The official code's memory begins as "halved": being stuck counts from the second window."""
+    best = torch.tensor([10.0, 10.0])
+    schedule = Halving(best, torch.ones(2), 10, 0.75)
+    assert torch.equal(schedule.size, torch.tensor([2.0, 2.0]))
+    halved = []
+    for i in range(4):  # windows of 2, then 1; the second sample's loss falls
+        back = schedule.after(i, torch.tensor([i + 1.0, -i - 1.0]), best, best)
+        halved.append(None if back is None else back.tolist())
+    assert halved == [None, [False, True], [True, True], [False, True]]
+    assert schedule.size.tolist() == [1.0, 0.25]
 
 
 @pytest.mark.parametrize("norm, eps", NORMS)
