@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import mmap
 import os
 import tempfile
@@ -93,7 +92,7 @@ class LogitCache:
             ask: gives the logits of a batch of images, a row for each.
 
         Raises ValueError for an index or view out of range, or logits of another width than before.
-            Reads one number from the device.
+            Reads a few numbers from the device.
         """
         keys = self._keys(x, index, view)
         if self._slots is None:
@@ -113,13 +112,8 @@ class LogitCache:
         found = found.to(x.device, self._answer_dtype)
         if len(absent):
             answered = ask(x[absent])
-            if answered.shape[1:] != found.shape[1:]:
-                raise ValueError(
-                    f"the logits must have {found.shape[1]} columns, as those in the cache, but "
-                    f"have {answered.shape[1]}."
-                )
-            found[absent] = answered
             self._insert(keys[absent], answered)
+            found[absent] = answered.to(found.dtype)
         return found
 
     def _keys(self, x: Tensor, index: Tensor, view: Tensor) -> Tensor:
@@ -130,7 +124,6 @@ class LogitCache:
                     f"{name} must be integers [{len(x)}], one for each image, for the logit cache, "
                     f"but is {given}."
                 )
-            # Both are drawn on the CPU as a rule, where reading them is free.
             low, high = (int(v) for v in torch.aminmax(t))
             if low < 0 or high >= most:
                 why = "; this augmentation has no views that come again" if low < 0 else ""
@@ -144,6 +137,11 @@ class LogitCache:
         if self._rows is None:
             self._allocate(logits)
         assert self._rows is not None and self._slots is not None
+        if logits.shape[1] != self._rows.shape[1]:
+            raise ValueError(
+                f"the logits must have {self._rows.shape[1]} columns, as those in the cache, but "
+                f"have {logits.shape[1]}."
+            )
         count = min(len(keys), self.capacity - self.stored)
         places = torch.arange(self.stored, self.stored + count)
         self._rows[self.stored : self.stored + count] = logits[:count].to(
@@ -169,7 +167,7 @@ def mapped(folder: Path, count: int, dtype: torch.dtype) -> Tensor:
 
     Raises OSError where the folder cannot be written or has no room.
     """
-    size = math.prod((count, dtype.itemsize))
+    size = count * dtype.itemsize
     with tempfile.TemporaryFile(dir=folder) as file:
         if size == 0:
             return torch.empty(0, dtype=dtype)
