@@ -119,3 +119,18 @@ def test_a_second_pass_ends_the_first(streamed: data.Streamed) -> None:
     assert len(list(streamed.batches(4))) == 3
     with pytest.raises(RuntimeError, match="another pass over these images has begun"):
         next(first)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_batches_reach_a_gpu_through_pinned_memory(streamed: data.Streamed) -> None:
+    on_gpu = data.Streamed(streamed.files, streamed.y, streamed.decoder, streamed.augment, 2)
+    on_gpu = on_gpu.to("cuda")
+    before = torch.cuda.get_rng_state()
+    for ours, expected in zip(run(on_gpu), run(streamed), strict=True):
+        assert {t.device.type for t in ours} == {"cuda"}
+        for a, b in zip(ours, expected, strict=True):
+            torch.testing.assert_close(a.cpu(), b)
+    (loader,) = on_gpu._loaders.values()
+    assert loader._loader.pin_memory
+    assert torch.equal(torch.cuda.get_rng_state(), before)

@@ -47,7 +47,8 @@ class Decoder:
         if seed is not None:
             moves = [v2.RandomResizedCrop(self.size, antialias=True), v2.RandomHorizontalFlip()]
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+                # The CPU's alone: `torch.manual_seed` would reach CUDA's generators too.
+                torch.default_generator.manual_seed(seed)
                 for move in moves:
                     image = move(image)
         elif self.resize is not None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +120,7 @@ def _torchvision(wanted: Wanted) -> nn.Module:
     # Of the classification networks: those for detection and segmentation answer no logits.
     known = zoo.list_models(module=zoo)
     if wanted.name not in known:
-        raise _unknown_name("torchvision model", wanted.name, known)
+        raise unknown("torchvision model", wanted.name, known)
     if wanted.file is not None:
         return _from_file(
             wanted,
@@ -138,7 +137,7 @@ def _torchvision(wanted: Wanted) -> nn.Module:
 def _timm(wanted: Wanted) -> nn.Module:
     timm = _require("timm", wanted)
     if not timm.is_model(wanted.name):
-        raise _unknown_name("timm model", wanted.name, timm.list_models())
+        raise unknown("timm model", wanted.name, timm.list_models())
     kwargs = {"in_chans": wanted.in_channels, **wanted.kwargs}
     published = timm.get_pretrained_cfg(wanted.name)
     if published is not None and published.fixed_input_size:
@@ -191,12 +190,6 @@ def _require(package: str, wanted: Wanted) -> Any:
             f"{wanted.spec} needs the package {package}, which is not installed: pip install "
             f"{package}"
         ) from error
-
-
-def _unknown_name(what: str, name: str, known: Iterable[str]) -> ValueError:
-    # The libraries have hundreds.
-    near = difflib.get_close_matches(name, known, n=5)
-    return unknown(what, name, near or [f"none that is called so; {what}s are listed there"])
 
 
 def _fetched(wanted: Wanted, make: Callable[[], nn.Module]) -> nn.Module:

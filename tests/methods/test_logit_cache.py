@@ -112,16 +112,29 @@ def test_half_precision_takes_half_the_room_and_rounds() -> None:
             assert cache.bytes == 4 * VIEWS * 6 + 6 * VIEWS * CLASSES * size
 
 
-def test_only_what_is_missing_is_asked_for() -> None:
-    cache, asked = LogitCache(4), []
+CUDA = pytest.param(
+    "cuda",
+    marks=[
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    ],
+)
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_only_what_is_missing_is_asked_for(device: str, on_disk: bool, tmp_path) -> None:
+    cache, asked = LogitCache(4, folder=tmp_path if on_disk else None), []
 
     def ask(x: torch.Tensor) -> torch.Tensor:
         asked.append(x.flatten().tolist())
-        return x.view(-1, 1) * torch.ones(3)
+        return x.view(-1, 1) * torch.ones(3, device=device)
 
     def get(index: list[int], view: list[int]) -> list[float]:
         x = torch.tensor(index)[:, None] * 1000.0 + torch.tensor(view)[:, None]
-        found = cache.logits(x, torch.tensor(index), torch.tensor(view), ask)
+        x, *keys = (t.to(device) for t in (x, torch.tensor(index), torch.tensor(view)))
+        found = cache.logits(x, *keys, ask)
+        assert found.device.type == device
         return found[:, 2].tolist()
 
     assert get([0, 1], [5, 6]) == [5, 1006]
