@@ -210,3 +210,10 @@ def test_several_teachers_share_a_cache() -> None:
         for each, teacher in zip(found, teachers, strict=True):
             torch.testing.assert_close(each, teacher(x).detach())
     assert (method.cache.hits, method.cache.misses) == (2, 2)
+    # Another run with the same teachers goes on with it.
+    other = Several(network(0).float(), teachers, steps=1)
+    other.cache = method.cache
+    other._keys = (weakref.ref(x), index, index)
+    for a, b in zip(other._ask_teachers(x), found, strict=True):
+        assert torch.equal(a, b)
+    assert (other.cache.hits, other.cache.misses) == (4, 2)

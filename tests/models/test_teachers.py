@@ -220,6 +220,8 @@ def test_a_timm_network_with_weights_from_a_file(tmp_path: Path, name: str) -> N
         ValueError, match=r"unknown timm model 'vit_tinny.*did you mean 'vit_tiny_p"
     ):
         models.load_teacher("timm:vit_tinny_patch16_224")
+    with pytest.raises(ValueError, match=r"unknown timm model 'zzzz'; known: .*, and \d+ more\.$"):
+        models.load_teacher("timm:zzzz")
 
 
 @pytest.fixture
