@@ -1,4 +1,4 @@
-"""The command line: ``fastard train``, ``fastard evaluate`` and ``fastard doctor``."""
+"""The command line: ``fastard train``, ``evaluate``, ``export`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.markup import escape
 
 import fastard
 from fastard.evaluate import EvaluateConfig, evaluate_checkpoint
+from fastard.export import ExportConfig, export
 from fastard.train import TrainConfig, train
 
 # What a user's input can cause; anything else is a defect of ours and keeps its traceback.
@@ -25,6 +26,7 @@ Examples:
   fastard train --method trades --data digits --out runs/teacher
   fastard train --method rslad-batchmean --data digits --teacher runs/teacher/best.safetensors
   fastard evaluate --checkpoint runs/teacher/best.safetensors
+  fastard export --checkpoint runs/teacher/best.safetensors --format onnx --out teacher.onnx
   fastard doctor"""
 
 
@@ -36,6 +38,7 @@ class DoctorConfig:
 Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[DoctorConfig, tyro.conf.subcommand("doctor")]
 )
 
@@ -65,12 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _run(command: TrainConfig | EvaluateConfig | DoctorConfig) -> int:
+def _run(command: Command) -> int:
     if isinstance(command, TrainConfig):
         train(command, Console())
         return 0
     if isinstance(command, EvaluateConfig):
         evaluate_checkpoint(command, Console())
+        return 0
+    if isinstance(command, ExportConfig):
+        export(command, Console())
         return 0
     from fastard import doctor
 

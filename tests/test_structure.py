@@ -56,7 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": RUNS | {"__init__", "selection", "train_config"},
     "evaluate": RUNS | {"__init__"},
     "doctor": RUNS | {"__init__"},
-    "cli": {"__init__", "doctor", "evaluate", "train"} | PLAIN,
+    "export": PLAIN | {"models", "progress"},
+    "cli": {"__init__", "doctor", "evaluate", "export", "train"} | PLAIN,
     "__main__": {"cli"},
 }
 

@@ -10,5 +10,8 @@ from fastard.models.checkpoint import load, load_checkpoint, save
 from fastard.models.normalized import Normalized
 from fastard.models.registry import build, names
 from fastard.models.state_files import load_state
+from fastard.models.teachers import load_teacher
 
-__all__ = ["Normalized", "build", "load", "load_checkpoint", "load_state", "names", "save"]
+__all__ = [
+    "Normalized", "build", "load", "load_checkpoint", "load_state", "load_teacher", "names", "save",
+]  # fmt: skip
