@@ -8,7 +8,20 @@ from typing import Any
 from torch import nn
 
 from fastard.kinds import unknown
+from fastard.methods.akd import AKD
+from fastard.methods.akd2 import AKD2
+from fastard.methods.ard import ARD
 from fastard.methods.base import Method
+from fastard.methods.fgsm_rs import FGSMRS
+from fastard.methods.free import Free
+from fastard.methods.funmatch import FunMatch
+from fastard.methods.hat import HAT
+from fastard.methods.iad_1 import IAD1
+from fastard.methods.iad_2 import IAD2
+from fastard.methods.kd import KD
+from fastard.methods.lbgat import LBGAT
+from fastard.methods.mart import MART
+from fastard.methods.n_fgsm import NFGSM
 from fastard.methods.natural import Natural
 from fastard.methods.pgd_at import PGDAT
 from fastard.methods.recipes import Preset
@@ -24,6 +37,19 @@ METHODS: dict[str, type[Method]] = {
         TRADES,
         RSLAD,
         RSLADBatchmean,
+        MART,
+        ARD,
+        IAD1,
+        IAD2,
+        AKD2,
+        AKD,
+        LBGAT,
+        HAT,
+        KD,
+        FunMatch,
+        FGSMRS,
+        NFGSM,
+        Free,
     )
 }
 PRESETS: dict[str, Preset] = {
