@@ -32,7 +32,7 @@ _OFFICIAL: dict[str, Any] = {
 class IAD1(EpochCount, LabelAttack):
     """Distils a robust teacher as far as it can be trusted, else the student's own clean output.
 
-    Equivalent to, from epoch `warmup` + 1 on::
+    Equivalent to, from epoch `warm_up` + 1 on::
 
         x_adv = fastard.pgd_ce(student, x, y, clip_start=False)
         w = losses.teacher_trust(teacher(x_adv), y, beta)
@@ -51,7 +51,7 @@ class IAD1(EpochCount, LabelAttack):
         clip_start: bool | None = False
         beta: float = 0.1
         """Power of the teacher's probability in its weight w."""
-        warmup: int = 60
+        warm_up: int = 60
         """Epochs of plain distillation at the start."""
         temperature: float = 1.0
         weigh_teacher: bool = False
@@ -63,7 +63,7 @@ class IAD1(EpochCount, LabelAttack):
         def __post_init__(self) -> None:
             super().__post_init__()
             self._number("beta", low=0)
-            self._count("warmup", least=0)
+            self._count("warm_up", least=0)
             self._positive("temperature")
             self._flag("weigh_teacher")
             self._flag("faithful")
@@ -99,7 +99,7 @@ class IAD1(EpochCount, LabelAttack):
         if options.faithful:
             self._update_statistics(x_adv)
         logs = {"robust_accuracy": accuracy(adv_logits, y)}
-        if self.epoch > options.warmup:
+        if self.epoch > options.warm_up:
             (doubted_logits,) = self._ask_teachers(x_adv)
             trust = losses.teacher_trust(doubted_logits, y, options.beta)
             clean_logits = self.student(x)

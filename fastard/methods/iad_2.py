@@ -26,7 +26,7 @@ _RECIPE = Preset(
 class IAD2(EpochCount, LabelAttack):
     """AKD2 whose robust teacher counts as far as it can be trusted, else the student itself.
 
-    Equivalent to, from epoch `warmup` + 1 on::
+    Equivalent to, from epoch `warm_up` + 1 on::
 
         x_adv = fastard.pgd_ce(student, x, y, clip_start=False)
         robust_logits = robust(x_adv)
@@ -48,7 +48,7 @@ class IAD2(EpochCount, LabelAttack):
         """Weights of the two teachers; the labels have the rest."""
         beta: float = 0.1
         """Power of the robust teacher's probability in its weight w."""
-        warmup: int = 40
+        warm_up: int = 40
         """Epochs of AKD2 at the start."""
         temperature: float = 1.0
 
@@ -57,7 +57,7 @@ class IAD2(EpochCount, LabelAttack):
             self._number("robust_weight", low=0, high=1)
             self._number("standard_weight", low=0, high=1 - self.robust_weight)
             self._number("beta", low=0)
-            self._count("warmup", least=0)
+            self._count("warm_up", least=0)
             self._positive("temperature")
 
     options: Options
@@ -90,7 +90,7 @@ class IAD2(EpochCount, LabelAttack):
             "standard_weight": options.standard_weight,
             "temperature": options.temperature,
         }
-        if self.epoch > options.warmup:
+        if self.epoch > options.warm_up:
             trust = losses.teacher_trust(robust_logits, y, options.beta)
             clean_logits = self.student(x)
             loss = losses.iad_2(

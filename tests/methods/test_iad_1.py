@@ -125,6 +125,6 @@ def test_presets():
     assert [o.weigh_teacher for o in options] == [False, False, True]
     assert [o.attack_mode for o in options] == ["eval", "train", "train"]
     assert [o.faithful for o in options] == [False, True, True]
-    assert {(o.warmup, o.beta, o.temperature, o.clip_start) for o in options} == {
+    assert {(o.warm_up, o.beta, o.temperature, o.clip_start) for o in options} == {
         (60, 0.1, 1.0, False)
     }

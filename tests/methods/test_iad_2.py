@@ -125,13 +125,13 @@ def test_weights_and_presets():
         losses.iad_2(*[logits(0)] * 4, labels(), torch.ones(5), 0.7, 0.5)
     with pytest.raises(ValueError, match="label_weight must be at least 0"):
         losses.akd2(*[logits(0)] * 3, labels(), -1.0)
-    with pytest.raises(ValueError, match="option warmup must be an integer of at least 0"):
-        methods.build("iad-2", nn.Identity(), [nn.Identity()] * 2, warmup=-1)
+    with pytest.raises(ValueError, match="option warm_up must be an integer of at least 0"):
+        methods.build("iad-2", nn.Identity(), [nn.Identity()] * 2, warm_up=-1)
     iad, akd2, original = (
         methods.build(name, nn.Identity(), [nn.Identity()] * 2).options
         for name in ("iad-2-official", "akd2-iad", "akd2-kdswa")
     )
-    assert (iad.robust_weight, iad.standard_weight, iad.warmup) == (0.5, 0.25, 40)
+    assert (iad.robust_weight, iad.standard_weight, iad.warm_up) == (0.5, 0.25, 40)
     assert iad.attack_mode == akd2.attack_mode == original.attack_mode == "train"
     assert (akd2.label_weight, akd2.robust_weight, akd2.standard_weight) == (0.25, 0.5, 0.25)
     assert (original.label_weight, original.robust_weight, original.temperature) == (0.3, 0.6, 2.0)
