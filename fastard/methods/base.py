@@ -51,6 +51,8 @@ class Method(nn.Module, ABC):
     """None: as many as are given."""
     teacher_roles: ClassVar[tuple[str, ...]] = ()
     """What each teacher is, in the order in which they are given; empty where all are alike."""
+    trains_teachers: ClassVar[bool] = False
+    """Whether its teachers are trained along, as submodules, in place of being asked."""
     selects_on: ClassVar[str] = "robust"
     """The validation accuracy by which a run's best epoch is chosen: "robust" or "clean"."""
     student: nn.Module
@@ -213,7 +215,7 @@ class Method(nn.Module, ABC):
             self.student(x)
 
     def _ask_teachers(self, x: torch.Tensor, *, remember: bool = False) -> list[torch.Tensor]:
-        """The teachers' logits of x; an attack remembers them for the outer loss of the same x."""
+        """The teachers' logits of x; remembered, they answer the next question for this very x."""
         logits = [clean_eval_logits(teacher.eval(), x) for teacher in self.teachers]
         self._remembered = (weakref.ref(x), logits) if remember else None
         return logits
