@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from fastard.losses.adaad import adaad
 from fastard.losses.reductions import REDUCTIONS
 from fastard.losses.rslad import rslad
 from fastard.losses.trades import trades
 
-__all__ = ["REDUCTIONS", "rslad", "trades"]
+__all__ = ["REDUCTIONS", "adaad", "rslad", "trades"]

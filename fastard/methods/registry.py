@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from fastard.kinds import unknown
+from fastard.methods.adaad import AdaAD
 from fastard.methods.base import Method
 from fastard.methods.natural import Natural
 from fastard.methods.pgd_at import PGDAT
@@ -24,6 +25,7 @@ METHODS: dict[str, type[Method]] = {
         TRADES,
         RSLAD,
         RSLADBatchmean,
+        AdaAD,
     )
 }
 PRESETS: dict[str, Preset] = {

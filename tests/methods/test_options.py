@@ -12,6 +12,7 @@ from torch import nn
 from fastard import methods
 from fastard.engine import precision
 from fastard.methods.options import PRECISIONS
+from fastard.methods.registry import METHODS
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_labels_of_any_integer_dtype(setting, name):
     for labels in (y, y.int(), y.to(torch.uint8)):
         generator = {} if name == "natural" else {"generator": torch.Generator().manual_seed(1)}
         student = copy.deepcopy(setting.student)
-        teachers = [setting.teacher] if "rslad" in name else []
+        teachers = [setting.teacher] * METHODS[name].least_teachers
         loss, _ = methods.build(name, student, teachers, **generator)(x, labels)
         losses.append(loss.item())
     assert losses[0] == losses[1] == losses[2]
@@ -97,7 +98,7 @@ def test_label_that_is_no_class(setting, name, label):
 @pytest.mark.parametrize("name", methods.names())
 def test_empty_batch_is_refused(setting, name):
     x, y = setting.batch
-    method = methods.build(name, setting.student, [setting.teacher] if "rslad" in name else [])
+    method = methods.build(name, setting.student, [setting.teacher] * METHODS[name].least_teachers)
     with pytest.raises(ValueError, match=r"x must hold at least one image, but has shape \[0, 1"):
         method(x[:0], y[:0])
 
