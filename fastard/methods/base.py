@@ -49,6 +49,8 @@ class Method(nn.Module, ABC):
     least_teachers: ClassVar[int] = 0
     most_teachers: ClassVar[int | None] = 0
     """None: as many as are given."""
+    teacher_roles: ClassVar[tuple[str, ...]] = ()
+    """What each teacher is, in order, where they differ."""
     selects_on: ClassVar[str] = "robust"
     """The validation accuracy by which a run's best epoch is chosen: "robust" or "clean"."""
     student: nn.Module

@@ -9,12 +9,20 @@ from torch import nn
 
 from fastard.kinds import unknown
 from fastard.methods.adaad import AdaAD
+from fastard.methods.adaiad import AdaIAD
+from fastard.methods.advfunmatch import AdvFunMatch
+from fastard.methods.b_mtard import BMTARD
 from fastard.methods.base import Method
+from fastard.methods.darht import DARHT
+from fastard.methods.dgad import DGAD
+from fastard.methods.igdm import IGDM
+from fastard.methods.mtard import MTARD
 from fastard.methods.natural import Natural
 from fastard.methods.pgd_at import PGDAT
 from fastard.methods.recipes import Preset
 from fastard.methods.rslad import RSLAD
 from fastard.methods.rslad_batchmean import RSLADBatchmean
+from fastard.methods.saad import SAAD
 from fastard.methods.trades import TRADES
 
 METHODS: dict[str, type[Method]] = {
@@ -26,6 +34,14 @@ METHODS: dict[str, type[Method]] = {
         RSLAD,
         RSLADBatchmean,
         AdaAD,
+        AdaIAD,
+        AdvFunMatch,
+        DARHT,
+        IGDM,
+        MTARD,
+        BMTARD,
+        DGAD,
+        SAAD,
     )
 }
 PRESETS: dict[str, Preset] = {
