@@ -13,11 +13,12 @@ from fastard.methods.base import Logs
 from fastard.methods.over_base import OverBase
 from fastard.methods.recipes import Preset
 
+DEFAULT_BASE = "adaad-batchmean"
 RECIPE = Preset(
     name="igdm",
     method="igdm",
     source="Lee et al. 2025, ICLR; alpha is that of the LTD teachers",
-    options={"base": "adaad-batchmean", "igdm_weight": 5.0},
+    options={"base": DEFAULT_BASE, "igdm_weight": 5.0},
     options_by_data={"cifar100": {"igdm_weight": 15.0}},
     epochs=200,
     milestones=(100, 150),
@@ -48,7 +49,7 @@ class IGDM(OverBase):
 
     @dataclass(frozen=True, kw_only=True)
     class Options(OverBase.Options):
-        base: str = "adaad-batchmean"
+        base: str = DEFAULT_BASE
         igdm_weight: float = 5.0
         """The paper's alpha, which the last epoch reaches; `alpha` is the attack's step size."""
         distance: str = "kl"
@@ -66,6 +67,7 @@ class IGDM(OverBase):
 
     options: Options
     name = "igdm"
+    default_base = DEFAULT_BASE
     presets: ClassVar[tuple[Preset, ...]] = (
         RECIPE,
         replace(

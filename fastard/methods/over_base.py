@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -23,9 +23,11 @@ class OverBase(Method):
 
     @dataclass(frozen=True, kw_only=True)
     class Options(MethodOptions):
-        base: str
+        base: str = ""
 
     base: Method
+    default_base: ClassVar[str]
+    """The base where none is named."""
     least_teachers = 1
     most_teachers = None
 
@@ -44,7 +46,7 @@ class OverBase(Method):
         # The registry imports this module.
         from fastard.methods import registry
 
-        return registry.preset(options.get("base", cls.Options.base))
+        return registry.preset(options.get("base", cls.default_base))
 
     @classmethod
     def _base_class(cls, options: Mapping[str, Any]) -> type[Method]:

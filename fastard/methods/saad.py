@@ -119,7 +119,7 @@ class SAAD(Method):
             with torch.no_grad():
                 clean_logits = self.student(x)
         if options.difference == "forward":
-            assert clean_logits is not None
+            assert clean_logits is not None and clean_teacher_logits is not None
             other_logits, other_teacher_logits = clean_logits, clean_teacher_logits
         loss = losses.saad(
             adv_logits,

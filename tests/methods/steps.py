@@ -9,11 +9,26 @@ import pytest
 import torch
 from torch import nn
 
-from .loops import Setting, assert_same_network, sgd, train_with
+from fastard import methods
+from fastard.methods.registry import METHODS
+
+from .loops import Setting, assert_same_network, network, sgd, train_with
 
 # start(x, y) -> x' and loss(x, x', y, step) -> the loss, of a hand-written step.
 Attack = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def student_for(name: str, seed: int = 0, classes: int = 5) -> nn.Module:
+    """A small student of the kind that the method trains."""
+    recipe = methods.preset(name)
+    method = METHODS[recipe.method]
+    return method.make_student(
+        lambda outputs: network(seed, outputs),
+        classes,
+        max(method.least_teachers, 1),
+        recipe.options_for(),
+    )
 
 
 def five(setting: Setting) -> list[tuple[torch.Tensor, torch.Tensor]]:

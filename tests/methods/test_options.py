@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 
 import pytest
@@ -13,6 +12,8 @@ from fastard import methods
 from fastard.engine import precision
 from fastard.methods.options import PRECISIONS
 from fastard.methods.registry import METHODS
+
+from .steps import student_for
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_labels_of_any_integer_dtype(setting, name):
     losses = []
     for labels in (y, y.int(), y.to(torch.uint8)):
         generator = {} if name == "natural" else {"generator": torch.Generator().manual_seed(1)}
-        student = copy.deepcopy(setting.student)
+        student = student_for(name)
         teachers = [setting.teacher] * METHODS[name].least_teachers
         loss, _ = methods.build(name, student, teachers, **generator)(x, labels)
         losses.append(loss.item())
@@ -98,7 +99,9 @@ def test_label_that_is_no_class(setting, name, label):
 @pytest.mark.parametrize("name", methods.names())
 def test_empty_batch_is_refused(setting, name):
     x, y = setting.batch
-    method = methods.build(name, setting.student, [setting.teacher] * METHODS[name].least_teachers)
+    method = methods.build(
+        name, student_for(name), [setting.teacher] * METHODS[name].least_teachers
+    )
     with pytest.raises(ValueError, match=r"x must hold at least one image, but has shape \[0, 1"):
         method(x[:0], y[:0])
 
