@@ -25,8 +25,11 @@ def swapped(logits, y):
 
 def by_groups(adv, clean, adv_teacher, clean_teacher, y, nominal, beta=1.0):
     """The published formula: group means by indexing."""
+
+    def kl(q, p):
+        return F.kl_div(q.log_softmax(1), p.softmax(1), reduction="none").sum(1)
+
     wrong = clean_teacher.argmax(1) != y
-    kl = lambda q, p: F.kl_div(q.log_softmax(1), p.softmax(1), reduction="none").sum(1)
     count = int(wrong.sum())
     loss = beta * F.mse_loss(adv.softmax(1), clean.softmax(1))
     if count:
