@@ -49,13 +49,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "schedules": PLAIN,
     "runs": PLAIN,
     "suites": TRAINING,
+    "scores": set(),
+    "transfer": CORE | {"data"},
+    "teachers": TRAINING | {"transfer"},
     "train_config": TRAINING,
     "selection": TRAINING | {"suites", "train_config"},
     "__init__": CORE | {"data", "methods", "models"},
     "train": RUNS | {"__init__", "selection", "train_config"},
-    "evaluate": RUNS | {"__init__"},
+    "evaluate": RUNS | {"__init__", "scores"},
     "doctor": RUNS | {"__init__"},
-    "cli": {"__init__", "doctor", "evaluate", "train"} | PLAIN,
+    "cli": {"__init__", "doctor", "evaluate", "teachers", "train"} | PLAIN,
     "__main__": {"cli"},
 }
 
