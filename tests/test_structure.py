@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "attacks": PLAIN | {"ops"},
     "engine": PLAIN | {"ops"},
     "api": PLAIN | {"attacks", "engine", "ops", "settings"},
-    "methods": PLAIN | {"api", "losses", "models"},
+    "methods": PLAIN | {"api", "losses", "models", "ops"},
     "schedules": PLAIN,
     "runs": PLAIN,
     "suites": TRAINING,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastard import ops
+from fastard.losses.reductions import require_share
 
 
 def adaad(
@@ -34,8 +35,7 @@ def adaad(
     Source: Huang et al. 2023 (CVPR), github.com/boyellow/AdaAD: "mean" on CIFAR-10, "batchmean" on
         CIFAR-100.
     """
-    if not 0 <= adv_weight <= 1:
-        raise ValueError(f"adv_weight must lie between 0 and 1, but is {adv_weight}.")
+    require_share(adv_weight, "adv_weight")
     loss = ops.distill_kl(adv_logits, adv_teacher_logits, reduction=reduction)
     if adv_weight == 1:
         return loss

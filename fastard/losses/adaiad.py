@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from fastard import ops
+from fastard.losses.iad import teacher_trust
+from fastard.losses.reductions import require_weight
 
 
 def adaiad(
@@ -37,11 +39,10 @@ def adaiad(
     Returns: a 0-dim loss. Raises ValueError for a negative beta or shapes that differ.
     Source: Huang et al. 2023 (CVPR), github.com/boyellow/AdaAD.
     """
-    if beta < 0:
-        raise ValueError(f"beta must be at least 0, but is {beta}.")
+    require_weight(beta)
     loss = ops.distill_kl(adv_logits, adv_teacher_logits, temperature, scale=temperature**2)
     if clean_logits is None:
         return loss
-    confidence = adv_teacher_logits.detach().softmax(1).gather(1, y[:, None])[:, 0] ** beta
+    trust = teacher_trust(adv_teacher_logits, y, beta)
     introspection = ops.distill_kl(adv_logits, clean_logits, reduction="none")
-    return loss + ((1 - confidence) * introspection).mean()
+    return loss + ((1 - trust) * introspection).mean()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastard import ops
+from fastard.losses.reductions import require_weight
 
 
 def corrected(teacher_logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -52,8 +53,7 @@ def dgad(
     Source: Park and Min 2024 (ECCV), github.com/kunsaram01/DGAD; its formula for MobileNetV2
         multiplies by the adversarial term where it adds it elsewhere, which is not followed.
     """
-    if beta < 0:
-        raise ValueError(f"beta must be at least 0, but is {beta}.")
+    require_weight(beta)
     rows = len(y)
     size = rows if nominal_batch is None else nominal_batch
     clean_kl = ops.distill_kl(clean_logits, corrected(clean_teacher_logits, y), reduction="none")

@@ -90,7 +90,7 @@ class AdaAD(Method):
             (clean_teacher_logits,) = self._ask_teachers(x)
             clean_logits = self.student(x)
         elif options.faithful:
-            # Its gradient is zero; without a graph its statistics are the same.
+            # Its weight is zero; without a graph its statistics are the same.
             with torch.no_grad():
                 clean_logits = self.student(x)
         if clean_logits is not None:

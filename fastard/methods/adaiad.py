@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from fastard import losses
 from fastard.api import pgd_kl_pair
 from fastard.methods.adaad import RECIPE as ADAAD
-from fastard.methods.base import Logs, Method, accuracy, require_labels
+from fastard.methods.base import Logs, accuracy, require_labels
+from fastard.methods.epoch_count import EpochCount
 from fastard.methods.options import AttackOptions
 from fastard.methods.recipes import Preset
 
@@ -23,7 +24,7 @@ RECIPE = replace(
 )
 
 
-class AdaIAD(Method):
+class AdaIAD(EpochCount):
     """AdaAD whose student, after a warm-up, follows itself where the teacher is unsure.
 
     Equivalent to::
@@ -44,7 +45,7 @@ class AdaIAD(Method):
         """t, of the teacher's term, which has the factor t**2."""
         beta: float = 0.1
         """Exponent of the teacher's confidence."""
-        warm_up: int = 60
+        warmup: int = 60
         """Finished epochs before the student's own clean output becomes a target."""
         faithful: bool = False
         """Runs the clean images as often as the published code: x, x', x, and x once more after
@@ -52,9 +53,9 @@ class AdaIAD(Method):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            self._number("temperature", low=1e-6)
+            self._positive("temperature")
             self._number("beta", low=0)
-            self._number("warm_up", low=0)
+            self._count("warmup", least=0)
             self._flag("faithful")
 
     options: Options
@@ -71,21 +72,6 @@ class AdaIAD(Method):
     )
     least_teachers = most_teachers = 1
 
-    def __init__(self, *arguments: Any, **options: Any):
-        super().__init__(*arguments, **options)
-        self.finished_epochs = 0
-
-    def get_extra_state(self) -> dict[str, int]:
-        """What `state_dict` carries of the warm-up."""
-        return {"finished_epochs": self.finished_epochs}
-
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Takes the warm-up from a state_dict."""
-        self.finished_epochs = state["finished_epochs"]
-
-    def on_epoch(self, epoch: int, epochs: int) -> None:
-        self.finished_epochs = epoch - 1
-
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return pgd_kl_pair(self.student, self.teachers[0], x, **self._attack_arguments())
 
@@ -93,10 +79,10 @@ class AdaIAD(Method):
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
     ) -> tuple[torch.Tensor, Logs]:
         options = self.options
-        warm = self.finished_epochs >= options.warm_up
+        warm = self.epoch > options.warmup
         clean_logits = None
         if options.faithful:
-            self._show(x)
+            self._update_statistics(x)
         elif warm:
             clean_logits = self.student(x)
         adv_logits = self.student(x_adv)
@@ -104,7 +90,7 @@ class AdaIAD(Method):
             if warm:
                 clean_logits = self.student(x)
             # The published code asks for a cross entropy whose weight is zero.
-            self._show(x)
+            self._update_statistics(x)
         require_labels(y, adv_logits)
         (adv_teacher_logits,) = self._ask_teachers(x_adv, remember=True)
         loss = losses.adaiad(
@@ -114,8 +100,3 @@ class AdaIAD(Method):
         if clean_logits is not None:
             logs["clean_accuracy"] = accuracy(clean_logits, y)
         return loss, logs
-
-    def _show(self, x: torch.Tensor) -> None:
-        """A pass for the BatchNorm statistics alone."""
-        with torch.no_grad():
-            self.student(x)

@@ -65,14 +65,15 @@ class AdvFunMatch(Method):
         def __post_init__(self) -> None:
             super().__post_init__()
             self._one_of("kl_direction", losses.KL_DIRECTIONS)
-            self._number("temperature", low=1e-6)
+            self._positive("temperature")
             self._one_of("reduction", losses.REDUCTIONS)
             self._one_of("augment", AUGMENTS)
             self._one_of("policy", POLICIES)
-            self._number("randaugment_ops", low=1)
-            self._number("randaugment_magnitude", low=0, high=30)
+            self._count("randaugment_ops")
+            self._count("randaugment_magnitude", least=0)
+            self._number("randaugment_magnitude", high=30)
             self._one_of("mix", MIXES)
-            self._number("mix_alpha", low=1e-6)
+            self._positive("mix_alpha")
 
     options: Options
     name = "advfunmatch"

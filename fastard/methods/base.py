@@ -50,7 +50,7 @@ class Method(nn.Module, ABC):
     most_teachers: ClassVar[int | None] = 0
     """None: as many as are given."""
     teacher_roles: ClassVar[tuple[str, ...]] = ()
-    """What each teacher is, in order, where they differ."""
+    """What each teacher is, in the order in which they are given; empty where all are alike."""
     selects_on: ClassVar[str] = "robust"
     """The validation accuracy by which a run's best epoch is chosen: "robust" or "clean"."""
     student: nn.Module
@@ -128,6 +128,8 @@ class Method(nn.Module, ABC):
             wanted = f"at least {'one teacher' if least == 1 else f'{least} teachers'}"
         elif least == most:
             wanted = {0: "no teacher", 1: "one teacher"}.get(least, f"{least} teachers")
+        if cls.teacher_roles:
+            wanted += f" ({', then '.join(cls.teacher_roles)})"
         raise ValueError(f"method {cls.name!r} takes {wanted}, but was given {count}.")
 
     @classmethod
@@ -185,6 +187,17 @@ class Method(nn.Module, ABC):
     def on_epoch(self, epoch: int, epochs: int) -> None:
         """Tells the method that epoch `epoch` of `epochs`, counted from 1, begins."""
 
+    @property
+    def replays(self) -> int:
+        """How often a trainer calls the method on each batch, stepping its optimiser each time."""
+        return 1
+
+    def after_backward(self) -> None:
+        """Tells the method that its loss was backpropagated; call it before the optimiser steps.
+
+        Only a method that attacks with the gradients of the training pass needs the call.
+        """
+
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters to optimise: the student's and the method's own."""
         yield from self.student.parameters()
@@ -193,6 +206,11 @@ class Method(nn.Module, ABC):
     def _attack_arguments(self) -> dict[str, Any]:
         """The attack's settings as keyword arguments of `fastard.pgd_*`."""
         return {field.name: getattr(self.options, field.name) for field in fields(AttackOptions)}
+
+    def _update_statistics(self, x: torch.Tensor) -> None:
+        """A pass whose output the published code does not use: it moves BatchNorm statistics."""
+        with torch.no_grad():
+            self.student(x)
 
     def _ask_teachers(self, x: torch.Tensor, *, remember: bool = False) -> list[torch.Tensor]:
         """The teachers' logits of x; an attack remembers them for the outer loss of the same x."""

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastard import losses
-from fastard.api import inner_model, pgd_ce
-from fastard.methods.base import Logs, Method, accuracy, require_labels
-from fastard.methods.options import AttackOptions
+from fastard.api import inner_model
+from fastard.methods.base import Logs, accuracy, require_labels
+from fastard.methods.label_attack import LabelAttack
 from fastard.methods.recipes import Preset
 from fastard.models import LogitMap
 from fastard.models.logit_map import COMBINES
@@ -28,7 +28,7 @@ RECIPE = Preset(
 )
 
 
-class DARHT(Method):
+class DARHT(LabelAttack):
     """Distils several unlike teachers into a student that models each one's logits.
 
     Equivalent to, for a student that is a `fastard.models.LogitMap`::
@@ -49,7 +49,7 @@ class DARHT(Method):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(AttackOptions):
+    class Options(LabelAttack.Options):
         temperature: float = 1.0
         """Of every teacher's term; not confirmed by the paper's text."""
         teacher_input: str = "adversarial"
@@ -71,7 +71,7 @@ class DARHT(Method):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            self._number("temperature", low=1e-6)
+            self._positive("temperature")
             self._one_of("teacher_input", ("adversarial", "clean"))
             for value in self.teacher_weights or ():
                 if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
@@ -82,7 +82,7 @@ class DARHT(Method):
             self._number("clean_weight", low=0)
             self._number("label_weight", low=0, high=1)
             self._number("dropout", low=0, high=0.99)
-            self._number("mc_samples", low=0)
+            self._count("mc_samples", least=0)
             self._one_of("combine", COMBINES)
 
     options: Options
@@ -129,9 +129,6 @@ class DARHT(Method):
             for name in ("dropout", "mc_samples", "combine")
         }
         return LogitMap(build(teachers * num_classes), teachers, num_classes, **given)
-
-    def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return pgd_ce(self.student, x, y, **self._attack_arguments())
 
     def outer(
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor

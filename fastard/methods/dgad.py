@@ -49,7 +49,7 @@ class DGAD(Method):
             super().__post_init__()
             self._number("beta", low=0)
             if self.nominal_batch is not None:
-                self._number("nominal_batch", low=1)
+                self._count("nominal_batch")
 
     options: Options
     name = "dgad"

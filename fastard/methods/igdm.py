@@ -78,6 +78,30 @@ class IGDM(OverBase):
             epochs=300,
             milestones=(215, 260, 285),
         ),
+        replace(
+            RECIPE,
+            name="igdm-ard",
+            options={
+                "base": "ard",
+                "igdm_weight": 5.0,
+                "temperature": 1.0,
+                "reduction": "batchmean",
+                "clip_start": True,
+            },
+            options_by_data={"cifar100": {"igdm_weight": 50.0}},
+        ),
+        replace(
+            RECIPE,
+            name="igdm-iad",
+            options={"base": "iad-1", "igdm_weight": 50.0, "clip_start": True},
+            options_by_data={"cifar100": {"igdm_weight": 20.0}},
+        ),
+        replace(
+            RECIPE,
+            name="igdm-akd",
+            options={"base": "akd", "igdm_weight": 7.0},
+            options_by_data={"cifar100": {"igdm_weight": 50.0}},
+        ),
     )
     ramp: torch.Tensor
 

@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 import torch
 
 from fastard import losses
-from fastard.api import pgd_ce
 from fastard.methods.answers import answer
-from fastard.methods.base import Logs, Method, accuracy, require_labels
-from fastard.methods.options import AttackOptions
+from fastard.methods.base import Logs, accuracy, require_labels
+from fastard.methods.label_attack import LabelAttack
 from fastard.methods.recipes import Preset
 
 RECIPE = Preset(
@@ -26,7 +25,7 @@ RECIPE = Preset(
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
-class MTARD(Method):
+class MTARD(LabelAttack):
     """Follows a robust teacher on x' and a natural one on x; the slower term gains weight.
 
     Equivalent to, with l = k / (k of the very first step) of either term::
@@ -47,7 +46,7 @@ class MTARD(Method):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(AttackOptions):
+    class Options(LabelAttack.Options):
         random_start: bool | str = "gaussian"
         scale: float = 1.0
         """Factor on the loss; the published code has 10 on CIFAR-100."""
@@ -101,9 +100,6 @@ class MTARD(Method):
         # After the same whole epochs as the trainer's milestones.
         passed = sum(epoch > round(share * epochs) for share in self.options.drops)
         self.rate_factor.fill_(0.1**passed)
-
-    def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return pgd_ce(self.student, x, y, **self._attack_arguments())
 
     def outer(
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor

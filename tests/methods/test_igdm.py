@@ -62,6 +62,23 @@ def on_rslad(setting):
     return attack, loss_of
 
 
+def on_ard(setting):
+    student, teacher = setting.twin, setting.teacher
+
+    def attack(x, y):
+        start = (x + torch.rand(x.shape).to(x.dtype) * 2 * EPS - EPS).clamp(0, 1)
+        return ascend(x, start, lambda u: F.cross_entropy(student(u), y))
+
+    def loss_of(x, x_adv, y):
+        below = x - (x_adv - x)
+        with torch.no_grad():
+            target = teacher(x)
+        adv, minus = student(x_adv), student(below)
+        return kl(adv, target) + term(adv, minus, teacher, x_adv, below)
+
+    return attack, loss_of
+
+
 def build(setting, base, **options):
     method = methods.build(
         "igdm", setting.student, [setting.teacher], base=base, **ATTACK, **options
@@ -79,6 +96,12 @@ def test_five_steps_on_adaad(setting, faithful):
 def test_five_steps_on_rslad(setting):
     method = build(setting, "rslad-batchmean")
     assert_five_steps_agree(method, setting, *on_rslad(setting))
+
+
+def test_five_steps_on_ard(setting):
+    method = methods.build("igdm-ard", setting.student, [setting.teacher], **ATTACK)
+    method.on_epoch(EPOCH, EPOCHS)
+    assert_five_steps_agree(method, setting, *on_ard(setting))
 
 
 def test_five_fp32_steps(setting):
@@ -106,12 +129,12 @@ def test_point_below_is_not_clipped_and_the_passes_are_in_order(setting):
 def test_ramp_is_in_the_state_and_on_epoch_reaches_the_base(setting):
     method = build(setting, "adaiad")
     assert float(method.ramp) == pytest.approx(EPOCH / EPOCHS)
-    assert method.base.finished_epochs == EPOCH - 1
+    assert method.base.epoch == EPOCH
     other = methods.build("igdm", setting.student, [setting.teacher], base="adaiad")
     assert float(other.ramp) == 1
     other.load_state_dict(method.state_dict())
     assert float(other.ramp) == float(method.ramp)
-    assert other.base.finished_epochs == EPOCH - 1
+    assert other.base.epoch == EPOCH
     steady = build(setting, "adaad", ramp=False)
     assert float(steady.ramp) == 1
 
