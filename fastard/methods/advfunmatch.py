@@ -86,19 +86,7 @@ class AdvFunMatch(Method):
     )
     least_teachers = most_teachers = 1
 
-    def forward(
-        self,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        index: torch.Tensor | None = None,
-        view: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, Logs]:
-        if len(x):
-            x = self.views(x)
-        return super().forward(x, y, index, view)
-
     def views(self, x: torch.Tensor) -> torch.Tensor:
-        """The augmented images that attack, student and teacher share."""
         options = self.options
         x = policy_views(
             x,

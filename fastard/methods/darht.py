@@ -73,12 +73,8 @@ class DARHT(LabelAttack):
             super().__post_init__()
             self._positive("temperature")
             self._one_of("teacher_input", ("adversarial", "clean"))
-            for value in self.teacher_weights or ():
-                if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-                    raise ValueError(
-                        "option teacher_weights must be numbers of at least 0, but are "
-                        f"{self.teacher_weights!r}."
-                    )
+            if self.teacher_weights is not None:
+                self._numbers("teacher_weights", low=0)
             self._number("clean_weight", low=0)
             self._number("label_weight", low=0, high=1)
             self._number("dropout", low=0, high=0.99)

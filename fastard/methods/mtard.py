@@ -63,7 +63,7 @@ class MTARD(LabelAttack):
             self._one_of("reduction", losses.REDUCTIONS)
             self._number("log_floor", low=0)
             self._number("weight_rate", low=0, high=1)
-            _require_shares(self.drops)
+            self._numbers("drops", low=0, high=1)
 
     options: Options
     name = "mtard"
@@ -142,11 +142,3 @@ class MTARD(LabelAttack):
         rate = self.options.weight_rate * self.rate_factor
         self.natural_weight.sub_(rate * (self.natural_weight - share))
         return self.natural_weight.clone().to(adv.dtype)
-
-
-def _require_shares(drops: Any) -> None:
-    numbers = isinstance(drops, (tuple, list)) and all(
-        isinstance(share, (int, float)) and 0 <= share <= 1 for share in drops
-    )
-    if not numbers:
-        raise ValueError(f"option drops must be numbers from 0 to 1, but is {drops!r}.")

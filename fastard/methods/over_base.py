@@ -102,6 +102,9 @@ class OverBase(Method):
     def on_epoch(self, epoch: int, epochs: int) -> None:
         self.base.on_epoch(epoch, epochs)
 
+    def views(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base.views(x)
+
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return self.base.attack(x, y)
 

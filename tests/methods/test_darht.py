@@ -159,8 +159,11 @@ def test_a_student_without_the_rows_is_one_sentence(setting):
     student = LogitMap(network(0, 10), 2, 5)
     with pytest.raises(ValueError, match="option teacher_weights must be 2, one for each"):
         methods.build("darht", student, teachers, teacher_weights=(1.0,))
-    with pytest.raises(ValueError, match="option teacher_weights must be numbers of at least 0"):
-        methods.build("darht", student, teachers, teacher_weights=(1.0, -1.0))
+    for wrong in ((1.0, -1.0), "1;2", 3.0):
+        with pytest.raises(ValueError, match="option teacher_weights must be numbers of at"):
+            methods.build("darht", student, teachers, teacher_weights=wrong)
+    method = methods.build("darht", student, teachers, teacher_weights="0.25,0.75")
+    assert method.options.teacher_weights == (0.25, 0.75)
 
 
 def test_loss_and_gradient():

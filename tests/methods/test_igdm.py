@@ -139,6 +139,22 @@ def test_ramp_is_in_the_state_and_on_epoch_reaches_the_base(setting):
     assert float(steady.ramp) == 1
 
 
+def test_views_of_the_base_are_shared(setting):
+    x, y = setting.batch
+    method = build(setting, "advfunmatch", mix="mixup")
+    passes = Passes(setting.student, x=x)
+    torch.manual_seed(0)
+    view = method.views(x)
+    assert not torch.equal(view, x)
+    torch.manual_seed(0)
+    attacked = []
+    attack = method.base.attack
+    method.base.attack = lambda x, y: attacked.append(x) or attack(x, y)
+    method(x, y)
+    assert torch.equal(attacked[0], view)
+    assert passes.seen == ["?", "?"]
+
+
 def test_options_reach_the_base_and_unknown_ones_are_refused(setting):
     method = build(setting, "rslad", adv_weight=0.5)
     assert method.base.options.adv_weight == 0.5
