@@ -6,18 +6,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fastard import ops
-from fastard.api import PGD, AttackInfo, PairPGD, fgsm, pgd, pgd_ce, pgd_kl, pgd_kl_pair
+from fastard.api import (
+    PGD,
+    APGDInfo,
+    AttackInfo,
+    PairPGD,
+    apgd,
+    fgsm,
+    pgd,
+    pgd_ce,
+    pgd_kl,
+    pgd_kl_pair,
+)
 from fastard.settings import debug
 
 if TYPE_CHECKING:
-    from fastard import data, engine, losses, methods, models
+    from fastard import compat, data, engine, losses, methods, models
 
 __all__ = [
-    "PGD", "AttackInfo", "PairPGD", "data", "debug", "engine", "fgsm", "losses", "methods",
-    "models", "ops", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair",
+    "PGD", "APGDInfo", "AttackInfo", "PairPGD", "apgd", "compat", "data", "debug", "engine",
+    "fgsm", "losses", "methods", "models", "ops", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair",
 ]  # fmt: skip
 
-_LAZY = ("data", "engine", "losses", "methods", "models")
+_LAZY = ("compat", "data", "engine", "losses", "methods", "models")
 
 
 def __getattr__(name: str) -> Any:

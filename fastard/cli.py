@@ -1,4 +1,4 @@
-"""The command line: ``fastard train``, ``fastard evaluate`` and ``fastard doctor``."""
+"""The command line: ``fastard train``, ``evaluate``, ``teachers`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.markup import escape
 
 import fastard
 from fastard.evaluate import EvaluateConfig, evaluate_checkpoint
+from fastard.teachers import TeachersConfig, select_teachers
 from fastard.train import TrainConfig, train
 
 # What a user's input can cause; anything else is a defect of ours and keeps its traceback.
@@ -25,6 +26,7 @@ Examples:
   fastard train --method trades --data digits --out runs/teacher
   fastard train --method rslad-batchmean --data digits --teacher runs/teacher/best.safetensors
   fastard evaluate --checkpoint runs/teacher/best.safetensors
+  fastard teachers select --teacher a.safetensors --teacher b.safetensors --teacher c.safetensors
   fastard doctor"""
 
 
@@ -36,6 +38,7 @@ class DoctorConfig:
 Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[TeachersConfig, tyro.conf.subcommand("teachers")]
     | Annotated[DoctorConfig, tyro.conf.subcommand("doctor")]
 )
 
@@ -65,12 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _run(command: TrainConfig | EvaluateConfig | DoctorConfig) -> int:
+def _run(command: TrainConfig | EvaluateConfig | TeachersConfig | DoctorConfig) -> int:
     if isinstance(command, TrainConfig):
         train(command, Console())
         return 0
     if isinstance(command, EvaluateConfig):
         evaluate_checkpoint(command, Console())
+        return 0
+    if isinstance(command, TeachersConfig):
+        select_teachers(command, Console())
         return 0
     from fastard import doctor
 

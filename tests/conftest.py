@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -34,6 +35,18 @@ def data_root():
     if not root:
         pytest.skip("FASTARD_DATA is not set: no real data")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def cifar_root(data_root, tmp_path_factory):
+    """The official CIFAR-10 folder's parent, rebuilt from the data folder's archives."""
+    spec = importlib.util.spec_from_file_location("unpack", data_root / "unpack_cifar.py")
+    unpack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unpack)
+    root = tmp_path_factory.mktemp("cifar")
+    archives = sorted((data_root / "cifar10").glob("*.zip"))
+    unpack.rebuild(root / "cifar-10-batches-py", archives)
+    return root
 
 
 @pytest.fixture(autouse=True)

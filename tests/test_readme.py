@@ -143,3 +143,14 @@ def test_the_method_in_a_users_loop_runs():
     }
     exec(blocks("python")[3], names)
     assert student[0].weight.grad is not None and names["logs"]
+
+
+def test_one_import_is_enough():
+    model, (x, y, _) = small_net(), batch(4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    names = {"model": model, "x": x, "y": y, "optimizer": optimizer}
+    exec(blocks("python")[4], names)
+    names["loss"].backward()
+    assert model[0].weight.grad is not None
+    modules = re.findall(r"`fastard\.compat\.(\w+)`", README)
+    assert modules == ["rslad", "trades", "mart", "adaad", "robust_overfitting", "torchattacks"]

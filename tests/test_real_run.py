@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import pytest
@@ -10,23 +9,11 @@ import pytest
 from fastard import cli
 
 
-@pytest.fixture(scope="module")
-def cifar(data_root, tmp_path_factory):
-    """The official CIFAR-10 folder, rebuilt from the data folder's archives."""
-    spec = importlib.util.spec_from_file_location("unpack", data_root / "unpack_cifar.py")
-    unpack = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(unpack)
-    root = tmp_path_factory.mktemp("cifar")
-    archives = sorted((data_root / "cifar10").glob("*.zip"))
-    unpack.rebuild(root / "cifar-10-batches-py", archives)
-    return root
-
-
-def test_rslad_on_cifar10_with_a_resnet18_student(cifar, data_root, tmp_path, capsys):
+def test_rslad_on_cifar10_with_a_resnet18_student(cifar_root, data_root, tmp_path, capsys):
     out = tmp_path / "run"
     teacher = data_root / "teachers" / "cifar10_resnet4b_robust_2over255.pth"
     assert cli.main([
-        "train", "--method", "rslad", "--data", "cifar10", "--data-root", str(cifar),
+        "train", "--method", "rslad", "--data", "cifar10", "--data-root", str(cifar_root),
         "--student", "resnet18", "--teacher", str(teacher), "--teacher-model", "resnet4b",
         "--epochs", "1", "--batch-size", "32", "--train-n", "64", "--val", "16", "--steps", "2",
         "--out", str(out)]) == 0  # fmt: skip
@@ -37,18 +24,18 @@ def test_rslad_on_cifar10_with_a_resnet18_student(cifar, data_root, tmp_path, ca
     report = tmp_path / "report.json"
     assert cli.main([
         "evaluate", "--checkpoint", str(out / "best.safetensors"), "--data", "cifar10",
-        "--data-root", str(cifar), "--n", "8", "--out", str(report)]) == 0  # fmt: skip
+        "--data-root", str(cifar_root), "--n", "8", "--out", str(report)]) == 0  # fmt: skip
     found = json.loads(report.read_text())
     assert found["n"] == 8 and len(found["verdicts"]["clean"]) == 8
     assert "PGD-20" in capsys.readouterr().out
 
 
-def test_a_public_robust_teacher_is_as_robust_as_it_should_be(cifar, data_root, tmp_path):
+def test_a_public_robust_teacher_is_as_robust_as_it_should_be(cifar_root, data_root, tmp_path):
     report = tmp_path / "report.json"
     teacher = data_root / "teachers" / "cifar10_resnet4b_robust_2over255.pth"
     assert cli.main([
         "evaluate", "--checkpoint", str(teacher), "--model", "resnet4b", "--data", "cifar10",
-        "--data-root", str(cifar), "--n", "500", "--eps", str(2 / 255), "--out", str(report),
+        "--data-root", str(cifar_root), "--n", "500", "--eps", str(2 / 255), "--out", str(report),
     ]) == 0  # fmt: skip
     found = json.loads(report.read_text())["accuracy"]
     assert found["clean"] == pytest.approx(0.772, abs=0.02)

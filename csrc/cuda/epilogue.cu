@@ -1,9 +1,10 @@
 // The engine's epilogues: one elementwise pass. Bytes an element, bf16: 2 read and 2 written, 2
 // more for each of saved and other; expected: the copy bandwidth from 64 MB on, below that the L2
 // cache's, since a convolution has just written what is read here.
-#include "../activations.h"
 #include "convert.cuh"
 #include "launch.cuh"
+
+#include "../activations.h"
 
 namespace fastard {
 namespace device {

@@ -1,9 +1,10 @@
 // fold_bn_: every layer in one launch, a block a row of one layer's weight. Bytes a weight: 4 read,
 // and 2 (4 in fp32) written; expected: some 0.05 ms for ResNet-18's 11 million.
-#include "../activations.h"
 #include "convert.cuh"
 #include "launch.cuh"
 #include "team.cuh"
+
+#include "../activations.h"
 
 namespace fastard {
 namespace device {

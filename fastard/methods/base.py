@@ -172,9 +172,14 @@ class Method(nn.Module, ABC):
         if len(x) == 0:
             raise ValueError(f"x must hold at least one image, but has shape {list(x.shape)}.")
         y = checks.labels(y, len(x), x.device).to(torch.int64)
+        x = self.views(x)
         with self.attack_timer:
             x_adv = self.attack(x, y)
         return self.outer(x, x_adv, y)
+
+    def views(self, x: torch.Tensor) -> torch.Tensor:
+        """The images that attack, student and teachers share in place of x; mostly x itself."""
+        return x
 
     @abstractmethod
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -45,6 +45,19 @@ class MethodOptions:
             wanted = f"an integer above {least - 1}" if least else "an integer of at least 0"
             raise ValueError(f"option {name} must be {wanted}, but is {value!r}.")
 
+    def _numbers(self, name: str, low: float = -math.inf, high: float = math.inf) -> None:
+        """A tuple of numbers; text such as "0.5,0.5" becomes one."""
+        value = getattr(self, name)
+        try:
+            parts = value.split(",") if isinstance(value, str) else list(value)
+            numbers_found = tuple(float(part) for part in parts)
+        except (TypeError, ValueError):
+            numbers_found = (math.nan,)
+        if not all(math.isfinite(n) and low <= n <= high for n in numbers_found):
+            wanted = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
+            raise ValueError(f"option {name} must be numbers {wanted}, but is {value!r}.")
+        object.__setattr__(self, name, numbers_found)
+
     def _flag(self, name: str, *, may_be_none: bool = False) -> None:
         value = getattr(self, name)
         if not (isinstance(value, bool) or (may_be_none and value is None)):

@@ -1,0 +1,205 @@
+"""The methods side by side: python -m benchmarks.reproduce --data-root DIR --teacher NAME=FILE.
+
+Trains every row of `reproduce_protocol` under one budget and one protocol, seed after seed, and
+writes what each student withstood. The budget ends the starting of runs, not their length: only
+seeds whose every row has finished enter the table. What was finished is kept and not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import reproduce_table, timing
+from benchmarks.reproduce_protocol import OWN_TEACHER, PROTOCOLS, ROWS, Protocol
+from fastard.files import require_writable_dir, write_json
+
+LABELS = tuple(row.label for row in ROWS)
+
+
+def specifications(
+    protocol: Protocol,
+    device: str,
+    root: str,
+    teachers: Sequence[tuple[str, str]],
+    seeds: int,
+    labels: Sequence[str] = LABELS,
+) -> list[dict[str, Any]]:
+    """Every run, seed by seed, so that whole seeds are finished first."""
+    shared = {
+        key: getattr(protocol, key)
+        for key in ("eps", "train_n", "epochs", "test_n", "batch_size", "lr", "weight_decay")
+    } | {"steps": protocol.steps, "precision": protocol.precision}
+    made = []
+    for seed in range(seeds):
+        for student in protocol.student:
+            for row in ROWS:
+                if row.label not in labels:
+                    continue
+                if row.teachers > len(teachers):
+                    raise SystemExit(
+                        f"--teacher must be given {row.teachers} times for {row.label}, but was "
+                        f"given {len(teachers)} times."
+                    )
+                made.append(
+                    {
+                        **shared,
+                        "label": row.label,
+                        "method": row.method,
+                        "options": dict(row.options),
+                        "student": student,
+                        "seed": seed,
+                        "device": device,
+                        "data_root": root,
+                        "teachers": list(teachers[: row.teachers]),
+                    }
+                )
+    return made
+
+
+def file_name(spec: dict[str, Any]) -> str:
+    return f"{spec['student']}-{spec['label']}-{spec['seed']}.json"
+
+
+def run_all(
+    specs: Sequence[dict[str, Any]], folder: Path, processes: int, deadline: float, console: Console
+) -> None:
+    """Runs what has no file yet, `processes` at a time, starting none after the deadline."""
+    waiting = [spec for spec in specs if not (folder / file_name(spec)).exists()]
+    running: dict[subprocess.Popen[str], dict[str, Any]] = {}
+    while waiting or running:
+        while waiting and len(running) < processes and time.monotonic() < deadline:
+            spec = waiting.pop(0)
+            given = folder / f".{file_name(spec)}.spec"
+            given.write_text(json.dumps(spec))
+            environment = os.environ | ({"OMP_NUM_THREADS": "1"} if spec["device"] == "cpu" else {})
+            command = [sys.executable, "-m", "benchmarks.reproduce_run"]
+            process = subprocess.Popen(
+                [*command, str(given), str(folder / file_name(spec))],
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            running[process] = spec
+        if not running:
+            console.print(f"the budget is spent: {len(waiting)} runs were not started")
+            return
+        time.sleep(0.2)
+        for process in [p for p in running if p.poll() is not None]:
+            spec = running.pop(process)
+            (folder / f".{file_name(spec)}.spec").unlink()
+            if process.returncode:
+                for other in running:
+                    other.terminate()
+                errors = (process.stderr.read() if process.stderr else "").strip()
+                raise RuntimeError(f"the run {file_name(spec)} failed: {errors.splitlines()[-1:]}")
+            result = json.loads((folder / file_name(spec)).read_text())
+            accuracies = "  ".join(
+                f"{key} {100 * reproduce_table.verdicts(result, key).mean():.1f}"
+                for key in reproduce_table.COLUMNS
+            )
+            console.print(
+                f"{spec['student']} {spec['label']} seed {spec['seed']}: {accuracies}  "
+                f"({result['train_seconds']:.0f} s + {result['evaluation_seconds']:.0f} s)"
+            )
+
+
+def record(
+    specs: Sequence[dict[str, Any]], folder: Path, protocol: Protocol, minutes: float
+) -> dict[str, Any]:
+    """The finished seeds' table, differences and verdicts."""
+    found, complete = [], []
+    for seed in sorted({spec["seed"] for spec in specs}):
+        files = [folder / file_name(spec) for spec in specs if spec["seed"] == seed]
+        if all(file.exists() for file in files):
+            complete.append(seed)
+            found += [json.loads(file.read_text()) for file in files]
+    return {
+        "environment": timing.environment(),
+        "protocol": asdict(protocol),
+        "budget_minutes": minutes,
+        "seeds": complete,
+        "claim": reproduce_table.CLAIM,
+        "notes": {row.label: row.note for row in ROWS if row.note},
+        "rows": reproduce_table.rows(found),
+        "pairs": reproduce_table.pairs(found),
+        "runs": found,
+    }
+
+
+def own_teacher(protocol: Protocol, root: str, folder: Path, console: Console) -> tuple[str, str]:
+    """The robust teacher that a protocol without a public one trains first."""
+    name, weights = OWN_TEACHER["student"], folder / "teacher.safetensors"
+    epochs = min(OWN_TEACHER["epochs"], protocol.epochs)
+    own = replace(protocol, student=(name,), epochs=epochs)
+    (chosen,) = specifications(own, "cuda", root, [], 1, [OWN_TEACHER["method"]])
+    chosen |= {"label": "teacher", "save": str(weights)}
+    run_all([chosen], folder, 1, time.monotonic() + 1, console)
+    return name, str(weights)
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=sorted(PROTOCOLS), default="cpu")
+    parser.add_argument("--data-root", required=True, help="holds cifar-10-batches-py")
+    parser.add_argument(
+        "--teacher",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="architecture and checkpoint, the first for every method of one teacher; on cuda, "
+        "where none is given, a WRN-34-10 is trained with TRADES first",
+    )
+    parser.add_argument("--budget-minutes", type=float, default=30.0)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", choices=LABELS, default=LABELS)
+    parser.add_argument("--epochs", type=int, help="shortens the protocol, to try it out")
+    parser.add_argument("--train-n", type=int, help="as --epochs")
+    parser.add_argument("--test-n", type=int, help="as --epochs")
+    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
+    parser.add_argument("--out", type=Path, help="runs/reproduce/reproduce.json when left out")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    given = arguments().parse_args(argv)
+    started, console = time.monotonic(), Console(soft_wrap=True, highlight=False)
+    shorter = {
+        name: getattr(given, name)
+        for name in ("epochs", "train_n", "test_n")
+        if getattr(given, name) is not None
+    }
+    protocol = replace(PROTOCOLS[given.device], **shorter)
+    folder = require_writable_dir(given.runs)
+    teachers = []
+    for text in given.teacher:
+        name, _, path = text.partition("=")
+        if not Path(path).is_file():
+            raise SystemExit(f"--teacher must be NAME=FILE of a checkpoint, but is {text!r}.")
+        teachers.append((name, str(Path(path).resolve())))
+    if not teachers and given.device == "cuda":
+        teachers = [own_teacher(protocol, given.data_root, folder, console)]
+    if not teachers:
+        raise SystemExit("--teacher must be given on the CPU: no teacher is trained there.")
+    specs = specifications(
+        protocol, given.device, given.data_root, teachers, given.seeds, given.methods
+    )
+    run_all(specs, folder, protocol.processes, started + 60 * given.budget_minutes, console)
+    made = record(specs, folder, protocol, given.budget_minutes)
+    made["minutes"] = round((time.monotonic() - started) / 60, 1)
+    write_json(given.out or folder / "reproduce.json", made)
+    console.print(reproduce_table.markdown(made), markup=False)
+
+
+if __name__ == "__main__":
+    main()
