@@ -1,4 +1,4 @@
-"""The command line: ``fastard train``, ``evaluate``, ``export`` and ``doctor``."""
+"""The command line: ``fastard train``, ``evaluate``, ``export``, ``teachers`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.markup import escape
 import fastard
 from fastard.evaluate import EvaluateConfig, evaluate_checkpoint
 from fastard.export import ExportConfig, export
+from fastard.teachers import TeachersConfig, select_teachers
 from fastard.train import TrainConfig, train
 
 # What a user's input can cause; anything else is a defect of ours and keeps its traceback.
@@ -27,6 +28,7 @@ Examples:
   fastard train --method rslad-batchmean --data digits --teacher runs/teacher/best.safetensors
   fastard evaluate --checkpoint runs/teacher/best.safetensors
   fastard export --checkpoint runs/teacher/best.safetensors --format onnx --out teacher.onnx
+  fastard teachers select --teacher a.safetensors --teacher b.safetensors --teacher c.safetensors
   fastard doctor"""
 
 
@@ -39,6 +41,7 @@ Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
+    | Annotated[TeachersConfig, tyro.conf.subcommand("teachers")]
     | Annotated[DoctorConfig, tyro.conf.subcommand("doctor")]
 )
 
@@ -77,6 +80,9 @@ def _run(command: Command) -> int:
         return 0
     if isinstance(command, ExportConfig):
         export(command, Console())
+        return 0
+    if isinstance(command, TeachersConfig):
+        select_teachers(command, Console())
         return 0
     from fastard import doctor
 

@@ -20,6 +20,7 @@ from fastard.files import require_writable_dir, write_json
 from fastard.kinds import parse_norm, unknown
 from fastard.models.checkpoint import require_fits
 from fastard.progress import QUIET, progress_bar
+from fastard.scores import weighted_robust_accuracy
 from fastard.suites import REFERENCE_EPS, SUITES, Verdicts, judge
 
 
@@ -84,8 +85,9 @@ def evaluate(
         precision: of the search; the verdicts are always fp32.
         console: shows progress; silent by default.
 
-    Returns: a dict that JSON can hold: `accuracy` by attack in [0, 1], per-sample `verdicts` by
-        attack (1 survived, 0 broken), `broken_logits` (counts), `seconds`, and the protocol.
+    Returns: a dict that JSON can hold: `accuracy` by attack in [0, 1], `weighted_robust_accuracy`
+        (the mean of clean and worst), per-sample `verdicts` by attack (1 survived, 0 broken),
+        `broken_logits` (counts), `seconds`, and the protocol.
 
     Raises ValueError for an unknown suite, n out of range, a negative or infinite eps, or logits
         of another shape; TypeError for a model that does not return one tensor.
@@ -130,6 +132,7 @@ def evaluate(
             skip = results["clean"].broken_logits
     survived = {key: verdicts.survived for key, verdicts in results.items()}
     survived["worst"] = torch.stack(list(survived.values())).all(0)
+    accuracy = {key: int(mask.sum()) / len(images) for key, mask in survived.items()}
     return {
         "suite": suite,
         "n": len(images),
@@ -139,7 +142,8 @@ def evaluate(
         "seed": seed,
         "batch_size": batch_size,
         "attacks": {attack.key: attack.describe() for attack in attacks if attack is not None},
-        "accuracy": {key: int(mask.sum()) / len(images) for key, mask in survived.items()},
+        "accuracy": accuracy,
+        "weighted_robust_accuracy": weighted_robust_accuracy(accuracy["clean"], accuracy["worst"]),
         "broken_logits": {key: int(v.broken_logits.sum()) for key, v in results.items()},
         "seconds": seconds,
         "torch": torch.__version__,
@@ -185,6 +189,8 @@ def evaluate_checkpoint(config: EvaluateConfig, console: Console | None = None) 
     }
     write_json(out, result)
     console.print(table(result))
+    weighted = 100 * result["weighted_robust_accuracy"]
+    console.print(f"weighted robust accuracy (mean of clean and worst): {weighted:.2f}%")
     console.print(protocol(result), soft_wrap=True)
     console.print(f"written to {out}", soft_wrap=True)
     return result

@@ -6,7 +6,7 @@ import torch
 
 from fastard import ops
 from fastard.kinds import unknown
-from fastard.losses.reductions import REDUCTIONS
+from fastard.losses.reductions import REDUCTIONS, require_share
 
 
 def rslad(
@@ -42,8 +42,7 @@ def rslad(
         shapes that differ.
     Source: Zi et al. 2021 (arXiv 2108.07969), github.com/zibojia/RSLAD.
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must lie between 0 and 1, but is {alpha}.")
+    require_share(alpha)
     if reduction not in REDUCTIONS:
         raise unknown("reduction", reduction, REDUCTIONS)
     divergences = [

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from fastard import ops
+from fastard.losses.reductions import require_weight
 
 
 def trades(
@@ -36,8 +37,7 @@ def trades(
     Returns: a 0-dim loss. Raises ValueError for a negative beta or shapes that differ.
     Source: Zhang et al. 2019 (arXiv 1901.08573), github.com/yaodongyu/TRADES.
     """
-    if beta < 0:
-        raise ValueError(f"beta must be at least 0, but is {beta}.")
+    require_weight(beta)
     target = student_clean_logits if target_logits is None else target_logits
     divergence = ops.distill_kl(student_adv_logits, target, reduction="batchmean")
     return F.cross_entropy(student_clean_logits, y) + beta * divergence

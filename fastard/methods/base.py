@@ -50,6 +50,10 @@ class Method(nn.Module, ABC):
     least_teachers: ClassVar[int] = 0
     most_teachers: ClassVar[int | None] = 0
     """None: as many as are given."""
+    teacher_roles: ClassVar[tuple[str, ...]] = ()
+    """What each teacher is, in the order in which they are given; empty where all are alike."""
+    trains_teachers: ClassVar[bool] = False
+    """Whether its teachers are trained along, as submodules, in place of being asked."""
     selects_on: ClassVar[str] = "robust"
     """The validation accuracy by which a run's best epoch is chosen: "robust" or "clean"."""
     teacher_sees_clean: ClassVar[bool] = False
@@ -151,6 +155,8 @@ class Method(nn.Module, ABC):
             wanted = f"at least {'one teacher' if least == 1 else f'{least} teachers'}"
         elif least == most:
             wanted = {0: "no teacher", 1: "one teacher"}.get(least, f"{least} teachers")
+        if cls.teacher_roles:
+            wanted += f" ({', then '.join(cls.teacher_roles)})"
         raise ValueError(f"method {cls.name!r} takes {wanted}, but was given {count}.")
 
     @classmethod
@@ -196,9 +202,14 @@ class Method(nn.Module, ABC):
             if index is None or view is None:
                 raise ValueError("index and view must be given with a logit cache, but are None.")
             self._keys = (weakref.ref(x), index, view)
+        x = self.views(x)
         with self.attack_timer:
             x_adv = self.attack(x, y)
         return self.outer(x, x_adv, y)
+
+    def views(self, x: torch.Tensor) -> torch.Tensor:
+        """The images that attack, student and teachers share in place of x; mostly x itself."""
+        return x
 
     @abstractmethod
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -213,6 +224,17 @@ class Method(nn.Module, ABC):
     def on_epoch(self, epoch: int, epochs: int) -> None:
         """Tells the method that epoch `epoch` of `epochs`, counted from 1, begins."""
 
+    @property
+    def replays(self) -> int:
+        """How often a trainer calls the method on each batch, stepping its optimiser each time."""
+        return 1
+
+    def after_backward(self) -> None:
+        """Tells the method that its loss was backpropagated; call it before the optimiser steps.
+
+        Only a method that attacks with the gradients of the training pass needs the call.
+        """
+
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters to optimise: the student's and the method's own."""
         yield from self.student.parameters()
@@ -222,8 +244,13 @@ class Method(nn.Module, ABC):
         """The attack's settings as keyword arguments of `fastard.pgd_*`."""
         return {field.name: getattr(self.options, field.name) for field in fields(AttackOptions)}
 
+    def _update_statistics(self, x: torch.Tensor) -> None:
+        """A pass whose output the published code does not use: it moves BatchNorm statistics."""
+        with torch.no_grad():
+            self.student(x)
+
     def _ask_teachers(self, x: torch.Tensor, *, remember: bool = False) -> list[torch.Tensor]:
-        """The teachers' logits of x; an attack remembers them for the outer loss of the same x."""
+        """The teachers' logits of x; remembered, they answer the next question for this very x."""
         if self._cache is not None and self._keys is not None and self._keys[0]() is x:
             _, index, view = self._keys
             joined = self._cache.logits(x, index, view, self._joined_logits)

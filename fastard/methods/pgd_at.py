@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
-from fastard.api import pgd_ce
-from fastard.methods.base import Logs, Method, accuracy, require_labels
-from fastard.methods.options import AttackOptions
+from fastard.methods.base import Logs, accuracy, require_labels
+from fastard.methods.label_attack import LabelAttack
 from fastard.methods.recipes import Preset
 
 
-class PGDAT(Method):
+class PGDAT(LabelAttack):
     """Trains on PGD examples of the cross entropy.
 
     Equivalent to: ``F.cross_entropy(student(fastard.pgd_ce(student, x, y)), y)``.
     Source: Madry et al. 2018 (arXiv 1706.06083), github.com/MadryLab/cifar10_challenge.
     """
 
-    @dataclass(frozen=True, kw_only=True)
-    class Options(AttackOptions):
-        attack_mode: str = "eval"
-        """The student's mode inside the attack; the published code attacks in "train" mode."""
-        bn_stats: str = "update"
-        """Whether a train-mode attack updates BatchNorm statistics ("update") or not ("frozen")."""
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            self._one_of("attack_mode", ("eval", "train"))
-            self._one_of("bn_stats", ("update", "frozen"))
-
-    options: Options
     name = "pgd-at"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset(
@@ -56,18 +41,21 @@ class PGDAT(Method):
             selection="last",
             official=True,
         ),
+        Preset(
+            name="rice",
+            method="pgd-at",
+            source="github.com/locuslab/robust_overfitting, train_cifar.py, without its train-mode "
+            "passes for scoring restarts and for logging; it normalises inputs: give mean and std",
+            options={"attack_mode": "train"},
+            student="preactresnet18",
+            epochs=200,
+            milestones=(100, 150),
+            weight_decay=5e-4,
+            selection="test-selected",
+            val_alpha=2 / 255,
+            official=True,
+        ),
     )
-
-    def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        options = self.options
-        return pgd_ce(
-            self.student,
-            x,
-            y,
-            mode=options.attack_mode,
-            bn_stats=options.bn_stats,
-            **self._attack_arguments(),
-        )
 
     def outer(
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor

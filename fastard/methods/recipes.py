@@ -29,7 +29,8 @@ class Preset:
     options_by_data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     student: str = "resnet18"
     epochs: int
-    milestones: tuple[int, ...]
+    schedule: str = "multistep"
+    milestones: tuple[int, ...] = ()
     batch_size: int = 128
     lr: float = 0.1
     momentum: float = 0.9

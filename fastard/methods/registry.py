@@ -8,12 +8,34 @@ from typing import Any
 from torch import nn
 
 from fastard.kinds import unknown
+from fastard.methods.adaad import AdaAD
+from fastard.methods.adaiad import AdaIAD
+from fastard.methods.advfunmatch import AdvFunMatch
+from fastard.methods.akd import AKD
+from fastard.methods.akd2 import AKD2
+from fastard.methods.ard import ARD
+from fastard.methods.b_mtard import BMTARD
 from fastard.methods.base import Method
+from fastard.methods.darht import DARHT
+from fastard.methods.dgad import DGAD
+from fastard.methods.fgsm_rs import FGSMRS
+from fastard.methods.free import Free
+from fastard.methods.funmatch import FunMatch
+from fastard.methods.hat import HAT
+from fastard.methods.iad_1 import IAD1
+from fastard.methods.iad_2 import IAD2
+from fastard.methods.igdm import IGDM
+from fastard.methods.kd import KD
+from fastard.methods.lbgat import LBGAT
+from fastard.methods.mart import MART
+from fastard.methods.mtard import MTARD
+from fastard.methods.n_fgsm import NFGSM
 from fastard.methods.natural import Natural
 from fastard.methods.pgd_at import PGDAT
 from fastard.methods.recipes import Preset
 from fastard.methods.rslad import RSLAD
 from fastard.methods.rslad_batchmean import RSLADBatchmean
+from fastard.methods.saad import SAAD
 from fastard.methods.trades import TRADES
 
 METHODS: dict[str, type[Method]] = {
@@ -24,6 +46,28 @@ METHODS: dict[str, type[Method]] = {
         TRADES,
         RSLAD,
         RSLADBatchmean,
+        AdaAD,
+        AdaIAD,
+        AdvFunMatch,
+        DARHT,
+        IGDM,
+        MTARD,
+        BMTARD,
+        DGAD,
+        SAAD,
+        MART,
+        ARD,
+        IAD1,
+        IAD2,
+        AKD2,
+        AKD,
+        LBGAT,
+        HAT,
+        KD,
+        FunMatch,
+        FGSMRS,
+        NFGSM,
+        Free,
     )
 }
 PRESETS: dict[str, Preset] = {

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 
 from fastard import losses
-from fastard.api import clean_eval_logits, pgd_kl
-from fastard.methods.base import Logs, Method, accuracy, require_labels
+from fastard.methods.base import Logs, accuracy
 from fastard.methods.options import AttackOptions
 from fastard.methods.recipes import Preset
+from fastard.methods.self_attack import SelfAttack
 
 _RECIPE = Preset(
     name="trades",
@@ -23,7 +23,7 @@ _RECIPE = Preset(
 )
 
 
-class TRADES(Method):
+class TRADES(SelfAttack):
     """Trains on clean images and holds the adversarial output near the clean one.
 
     Equivalent to::
@@ -59,12 +59,6 @@ class TRADES(Method):
             official=True,
         ),
     )
-
-    def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        clean_logits = clean_eval_logits(self.student, x, self.options.precision)
-        # Here, where the student's statistics are still as they were.
-        require_labels(y, clean_logits)
-        return pgd_kl(self.student, x, clean_logits, **self._attack_arguments())
 
     def outer(
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor

@@ -7,11 +7,13 @@ front of one whose weights expect them.
 from __future__ import annotations
 
 from fastard.models.checkpoint import load, load_checkpoint, save
+from fastard.models.logit_map import LogitMap
 from fastard.models.normalized import Normalized
 from fastard.models.registry import build, names
 from fastard.models.state_files import load_state
 from fastard.models.teachers import load_teacher
 
 __all__ = [
-    "Normalized", "build", "load", "load_checkpoint", "load_state", "load_teacher", "names", "save",
+    "LogitMap", "Normalized", "build", "load", "load_checkpoint", "load_state", "load_teacher",
+    "names", "save",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastard.files import atomic_path
+from fastard.models.logit_map import LogitMap
 from fastard.models.normalized import Normalized
 from fastard.models.registry import build, find
 from fastard.models.state_files import load_state
@@ -38,7 +39,8 @@ def save(
 
     `name`, `num_classes`, `in_channels`, `image_size` and `kwargs` are what `build` was called
     with. A `Normalized` model is stored as the network inside and its mean and std; give `mean` and
-    `std` for a network whose input the caller normalises. DDP and `torch.compile` wrappers are
+    `std` for a network whose input the caller normalises. A `LogitMap` is stored with its rows,
+    `num_classes` being the classes of its prediction. DDP and `torch.compile` wrappers are
     looked through. `extra` is any JSON object, returned as `meta["extra"]`.
 
     Raises:
@@ -51,12 +53,11 @@ def save(
     if path.suffix != ".safetensors":
         raise ValueError(f"a checkpoint is written as .safetensors but the path is {path}")
     _require_both_or_none(mean, std)
-    model = _unwrap(model)
-    if isinstance(model, Normalized):
+    model, normaliser = _apart(_unwrap(model))
+    if normaliser is not None:
         if mean is not None:
             raise ValueError("mean and std are given although the model is Normalized already")
-        mean, std = _shortest(model.mean), _shortest(model.std)
-        model = _unwrap(model.model)
+        mean, std = _shortest(normaliser.mean), _shortest(normaliser.std)
     meta = _describe(
         name,
         num_classes=num_classes,
@@ -66,8 +67,11 @@ def save(
         mean=mean,
         std=std,
         extra=extra,
+        logit_map=model.description() if isinstance(model, LogitMap) else None,
     )
     state = model.state_dict()
+    if isinstance(model, LogitMap) and normaliser is model.backbone:
+        state = {re.sub(r"^backbone\.model\.", "backbone.", k): v for k, v in state.items()}
     require_fit(state, _skeleton(meta), meta, source="the model to save")
     metadata = {key: json.dumps(value) for key, value in meta.items()}
     # A copy of each tensor, because safetensors refuses tensors that share memory.
@@ -97,7 +101,8 @@ def load_checkpoint(
     The model takes images in [0, 1]: it is `Normalized` where the file or the arguments `mean` and
     `std` say so, and for foreign files of resnet56, resnet4b and cnn_a with the normaliser that
     their public weights were trained behind. `meta` has the keys architecture, num_classes,
-    in_channels, image_size, kwargs, mean, std and extra. No random numbers are drawn.
+    in_channels, image_size, kwargs, mean, std and extra, and logit_map where the network is a
+    `LogitMap`. No random numbers are drawn.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -117,7 +122,7 @@ def load_checkpoint(
             kwargs.setdefault("sub_block", False)
     elif stored["architecture"] != name:
         # Keywords of another architecture mean nothing to this one.
-        stored = {**stored, "kwargs": {}}
+        stored = {**stored, "kwargs": {}, "logit_map": None}
     given = {
         "num_classes": num_classes,
         "in_channels": in_channels,
@@ -132,7 +137,11 @@ def load_checkpoint(
     require_fit(state, model, meta, source=str(path))
     assign(model, state)
     if meta["mean"] is not None:
-        model = Normalized(model, meta["mean"], meta["std"])
+        # A map stays outermost, where the method that trains it looks for it.
+        if isinstance(model, LogitMap):
+            model.backbone = Normalized(model.backbone, meta["mean"], meta["std"])
+        else:
+            model = Normalized(model, meta["mean"], meta["std"])
     return model.to(device).eval(), meta
 
 
@@ -216,14 +225,25 @@ def _describe(name: str, **given: Any) -> dict[str, Any]:
 
 def _skeleton(meta: Mapping[str, Any]) -> nn.Module:
     # On the meta device nothing is allocated and no random number is drawn.
+    rows = meta.get("logit_map")
     with torch.device("meta"):
-        return build(
+        network = build(
             meta["architecture"],
-            meta["num_classes"],
+            meta["num_classes"] * (rows["teachers"] if rows else 1),
             in_channels=meta["in_channels"],
             image_size=meta["image_size"],
             **meta["kwargs"],
         )
+        return LogitMap(network, num_classes=meta["num_classes"], **rows) if rows else network
+
+
+def _apart(model: nn.Module) -> tuple[nn.Module, Normalized | None]:
+    """The network to store, and the normaliser around it or around its backbone."""
+    if isinstance(model, Normalized):
+        return _unwrap(model.model), model
+    if isinstance(model, LogitMap) and isinstance(model.backbone, Normalized):
+        return model, model.backbone
+    return model, None
 
 
 def require_fit(

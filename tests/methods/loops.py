@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fastard.methods.registry import METHODS
+
 EPS, ALPHA, STEPS = 0.1, 0.03, 4
+
+
+def teachers_for(name: str, teacher: nn.Module) -> list[nn.Module]:
+    """As many teachers as the method takes at least, all of them this one."""
+    return [teacher] * METHODS[name].least_teachers
 
 
 def network(seed: int, classes: int = 5) -> nn.Module:

@@ -11,6 +11,8 @@ from torch import nn
 from fastard import methods
 from fastard.methods.registry import METHODS
 
+from .steps import student_for
+
 
 def test_names_and_presets():
     assert {"natural", "pgd-at", "trades", "rslad", "rslad-batchmean"} <= set(methods.names())
@@ -24,9 +26,11 @@ def test_names_and_presets():
 def test_every_preset_builds_with_its_own_options(name):
     preset = methods.preset(name)
     teachers = [nn.Identity()] * METHODS[preset.method].least_teachers
-    method = methods.build(name, nn.Linear(2, 2), teachers)
+    method = methods.build(name, student_for(name), teachers)
     for option, value in preset.options_for().items():
-        assert getattr(method.options, option) == value
+        # A method on top of another one hands on what is not its own.
+        options = method.options if hasattr(method.options, option) else method.base.options
+        assert getattr(options, option) == value
     for by_data in preset.options_by_data.values():
         method.known(dict(by_data))
 

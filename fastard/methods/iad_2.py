@@ -1,0 +1,105 @@
+"""IAD-II, introspective adversarial distillation with two teachers (Zhu et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from fastard import losses
+from fastard.methods.base import Logs, accuracy
+from fastard.methods.epoch_count import EpochCount
+from fastard.methods.label_attack import LabelAttack
+from fastard.methods.recipes import Preset
+
+_RECIPE = Preset(
+    name="iad-2",
+    method="iad-2",
+    source="github.com/ZFancy/IAD, IAD-II.py, with the second drop of its schedule, whose code "
+    "sets 0.01 again",
+    epochs=200,
+    milestones=(100, 150),
+)
+
+
+class IAD2(EpochCount, LabelAttack):
+    """AKD2 whose robust teacher counts as far as it can be trusted, else the student itself.
+
+    Equivalent to, from epoch `warm_up` + 1 on::
+
+        x_adv = fastard.pgd_ce(student, x, y, clip_start=False)
+        robust_logits = robust(x_adv)
+        w = losses.teacher_trust(robust_logits, y, beta)
+        losses.iad_2(student(x_adv), student(x), robust_logits, standard(x_adv), y, w)
+
+    and before that to AKD2. Both teachers, a robust and a standard one, see x'. The student sees x'
+    first and, after the warm-up, x second; the target S(x) is not detached. The published code asks
+    the robust teacher twice for the same output, and attacks in train mode.
+
+    Source: Zhu et al. 2022 (arXiv 2106.04928), github.com/ZFancy/IAD.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(LabelAttack.Options):
+        clip_start: bool | None = False
+        robust_weight: float = 0.5
+        standard_weight: float = 0.25
+        """Weights of the two teachers; the labels have the rest."""
+        beta: float = 0.1
+        """Power of the robust teacher's probability in its weight w."""
+        warm_up: int = 40
+        """Epochs of AKD2 at the start."""
+        temperature: float = 1.0
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self._number("robust_weight", low=0, high=1)
+            self._number("standard_weight", low=0, high=1 - self.robust_weight)
+            self._number("beta", low=0)
+            self._count("warm_up", least=0)
+            self._positive("temperature")
+
+    options: Options
+    name = "iad-2"
+    presets: ClassVar[tuple[Preset, ...]] = (
+        _RECIPE,
+        replace(
+            _RECIPE,
+            name="iad-2-official",
+            source="github.com/ZFancy/IAD, IAD-II.py",
+            options={"attack_mode": "train"},
+            milestones=(100,),
+            selection="test-selected",
+            val_alpha=2 / 255,
+            official=True,
+        ),
+    )
+    least_teachers = most_teachers = 2
+    teacher_roles = ("robust", "standard")
+
+    def outer(
+        self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
+    ) -> tuple[torch.Tensor, Logs]:
+        options = self.options
+        robust_logits, standard_logits = self._ask_teachers(x_adv, remember=True)
+        adv_logits = self.student(x_adv)
+        logs = {"robust_accuracy": accuracy(adv_logits, y)}
+        weights = {
+            "robust_weight": options.robust_weight,
+            "standard_weight": options.standard_weight,
+            "temperature": options.temperature,
+        }
+        if self.epoch > options.warm_up:
+            trust = losses.teacher_trust(robust_logits, y, options.beta)
+            clean_logits = self.student(x)
+            loss = losses.iad_2(
+                adv_logits, clean_logits, robust_logits, standard_logits, y, trust, **weights
+            )
+            logs |= {"clean_accuracy": accuracy(clean_logits, y), "teacher_trust": trust.mean()}
+        else:
+            rest = 1 - options.robust_weight - options.standard_weight
+            loss = losses.akd2(
+                adv_logits, robust_logits, standard_logits, y, label_weight=rest, **weights
+            )
+        return loss, {"loss": loss.detach(), **logs}
