@@ -60,6 +60,8 @@ class AttackOptions(MethodOptions):
     precision: str | None = None
     noise_device: str | None = None
     generator: torch.Generator | None = None
+    engine: bool = True
+    """False attacks in eager autograd."""
 
     def __post_init__(self) -> None:
         for name in ("eps", "alpha"):
@@ -88,6 +90,7 @@ class AttackOptions(MethodOptions):
             )
         if self.precision is not None:
             self._one_of("precision", PRECISIONS)
+        self._flag("engine")
         _require_noise_device(self.noise_device)
         if not isinstance(self.generator, (torch.Generator, type(None))):
             raise ValueError(
