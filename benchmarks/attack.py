@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import fastard
-from benchmarks import attack_process, attack_rivals, attack_refresh, published, timing
+from benchmarks import attack_process, attack_refresh, attack_rivals, published, timing
 from benchmarks.attack_floor import floor
 from benchmarks.attack_record import Record
 from benchmarks.attack_summary import summary

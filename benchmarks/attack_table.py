@@ -37,12 +37,13 @@ def attack_rows(run: Run) -> list[str]:
 def _ratio(line: dict[str, Any]) -> str:
     what, value = line["what"], line["value"]
     if "floor" in what:
-        return _told(line, f"{value:.2f} of the floor's time", "at most {:g}")
+        return told(line, f"{value:.2f} of the floor's time", "at most {:g}")
     rival = "`torch.compile`" if "compile" in what else "the loop"
-    return _told(line, f"{value:.2f}× {rival}", "{:g}")
+    return told(line, f"{value:.2f}× {rival}", "{:g}")
 
 
-def _told(line: dict[str, Any], figure: str, bound: str, factor: float = 1.0) -> str:
+def told(line: dict[str, Any], figure: str, bound: str, factor: float = 1.0) -> str:
+    """The figure with its target, which the record says was reached or not."""
     if line["target"] is None:
         return figure
     verdict = "" if line["reached"] else ", not reached"
@@ -59,12 +60,12 @@ def cost_rows(run: Run) -> list[str]:
         cells = [network["model"]]
         for precision in ("fp32", "bf16"):
             line = lines[f"refresh {precision}, share of an attack"]
-            cells.append(_told(line, f"{100 * line['value']:.1f} %", "at most {:g} %", 100))
+            cells.append(told(line, f"{100 * line['value']:.1f} %", "at most {:g} %", 100))
         line = lines["set-up, seconds"]
-        cells.append(_told(line, f"{line['value']:.2f} s", "at most {:g} s"))
+        cells.append(told(line, f"{line['value']:.2f} s", "at most {:g} s"))
         held = lines.get("peak memory over eager autograd's")
         batch = network["costs"]["memory_batch"]
-        cells.append("" if held is None else _told(
+        cells.append("" if held is None else told(
             held, f"{held['value']:.2f} at batch {batch}", "at most {:g}"))  # fmt: skip
         rows.append(f"| {' | '.join(cells)} |")
     head = ["| beside the passes, CPU | renewed weights, share of the attack, fp32 | bf16 | set-up,"

@@ -55,9 +55,11 @@ def adaad(
     teacher.eval()
     with torch.no_grad():
         clean_target, adv_target = teacher(x), teacher(x_adv)
-    criterion = nn.KLDivLoss(reduction="mean")
-    adv = criterion(F.log_softmax(adv_logits, dim=1), F.softmax(adv_target.detach(), dim=1))
+    # KLDivLoss() as torch defines it now, over all elements; a later torch divides by the batch.
+    criterion = nn.KLDivLoss(reduction="none")
+    adv = criterion(F.log_softmax(adv_logits, dim=1), F.softmax(adv_target.detach(), dim=1)).mean()
     nat = criterion(F.log_softmax(clean_logits, dim=1), F.softmax(clean_target.detach(), dim=1))
+    nat = nat.mean()
     loss = weight * adv + (1 - weight) * nat
     optimizer.zero_grad()
     loss.backward()
@@ -72,8 +74,8 @@ def batches(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor,
     """
     from torchvision import transforms
 
-    change = transforms.Compose([transforms.RandomCrop(32, padding=4),
-                                 transforms.RandomHorizontalFlip(), transforms.ToTensor()])  # fmt: skip
+    crop, flip = transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()
+    change = transforms.Compose([crop, flip, transforms.ToTensor()])
     pictures = [transforms.functional.to_pil_image(image) for image in images]
     while True:
         for rows in torch.randperm(len(images)).split(size):

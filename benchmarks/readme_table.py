@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_table
+from benchmarks import gpu_table, training_table
 from benchmarks.attack_table import attack_rows, cost_rows
 from fastard.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path("benchmarks/results")
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
+TRAINING_BEGIN, TRAINING_END = "<!-- training: begin -->\n", "<!-- training: end -->\n"
 GPU_BEGIN, GPU_END = "<!-- gpu: begin -->\n", "<!-- gpu: end -->\n"
 
 STEPS = {
@@ -136,6 +137,8 @@ def with_table(readme: str) -> str:
     """The README with fresh tables."""
     gpu = gpu_table.paragraph(ROOT / RESULTS, str(RESULTS))
     readme = _between(readme, BEGIN, table(), END)
+    training = training_table.paragraphs(ROOT / RESULTS, str(RESULTS))
+    readme = _between(readme, TRAINING_BEGIN, training, TRAINING_END)
     return _between(readme, GPU_BEGIN, gpu, GPU_END)
 
 
@@ -147,7 +150,9 @@ def _between(text: str, begin: str, inside: str, end: str) -> str:
 
 def without_tables(readme: str) -> str:
     """What stands outside the marks."""
-    return _between(_between(readme, BEGIN, "", END), GPU_BEGIN, "", GPU_END)
+    for begin, end in ((BEGIN, END), (TRAINING_BEGIN, TRAINING_END), (GPU_BEGIN, GPU_END)):
+        readme = _between(readme, begin, "", end)
+    return readme
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastard.engine import Inference
 from fastard.methods.base import Method
@@ -64,11 +64,18 @@ def watched(method: Method, student: nn.Module) -> Iterator[Clock]:
 
     kept = method.attack_timer
     with ExitStack() as around:
-        for owner, name in ((kind, "student"), (Inference, "teacher")):
-            own = owner.__call__
-            around.enter_context(mock.patch.object(owner, "__call__", timed(own, name)))
+        passes = ((kind, "__call__", "student"), (Inference, "__call__", "teacher"),
+                  (Tensor, "backward", "backward"))  # fmt: skip
+        for owner, attribute, name in passes:
+            own = getattr(owner, attribute)
+            around.enter_context(mock.patch.object(owner, attribute, timed(own, name)))
         method.attack_timer = _Part(clock, "attack")
         try:
             yield clock
         finally:
             method.attack_timer = kept
+
+
+def rest(parts: dict[str, float]) -> float:
+    """What a step takes outside of the attack and the passes that it needs."""
+    return parts["step"] - sum(took for name, took in parts.items() if name != "step")

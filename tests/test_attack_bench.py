@@ -58,8 +58,10 @@ def seconds(**values: float) -> dict:
 TIMES = seconds(published=6.0, fastard_fp32=2.0, fastard_bf16=1.5, floor_fp32=1.0, floor_bf16=1.0,
                 compile_bf16_default_nchw=3.0, compile_fp32_default_nchw=2.4,
                 compile_fp32_default_last=2.2)  # fmt: skip
-COSTS = {"refresh": {"fp32": {"share": 0.02, "seconds": 0.1}, "bf16": {"share": 0.04,
-         "seconds": 0.1}}, "set_up_seconds": 2.0, "memory_share": 0.6, "memory_batch": 8}  # fmt: skip
+COSTS = {
+    "refresh": {"fp32": {"share": 0.02, "seconds": 0.1}, "bf16": {"share": 0.04, "seconds": 0.1}},
+    "set_up_seconds": 2.0, "memory_share": 0.6, "memory_batch": 8,
+}  # fmt: skip
 
 
 def by_name(lines: list[dict]) -> dict[str, dict]:

@@ -82,7 +82,7 @@ def _cost_lines(program: Program, plan: Plan, precision: Precision) -> list[str]
     bound = "FLOPs" if work.flops / seen.flops >= work.bytes / seen.bytes else "bytes"
     apart = any(isinstance(layer, Segment) for layer in plan.network.layers)
     lines = [
-        f"cost       {work.flops / 1e9:.2f} GFLOP and {work.bytes / 1e6:.1f} MB of activations an "
+        f"cost       {work.flops / 1e9:.3g} GFLOP and {work.bytes / 1e6:.3g} MB of activations an "
         "image, forward and input gradient" + (", autograd's pieces not counted" if apart else ""),
         f"floor      {least * 1e3:.3g} ms an image by its {bound}, estimated from a matrix product "
         f"at {seen.flops / 1e9:.0f} GFLOP/s and a copy at {seen.bytes / 1e9:.0f} GB/s",

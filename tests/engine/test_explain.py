@@ -69,7 +69,7 @@ def test_cost_floor_and_last_time_are_shown(known_rates, bound):
     attack = fastard.PGD(net, loss="kl", steps=3)
     attack(x, logits)
     text = attack.program.explain()
-    assert f"cost       {work.flops / 1e9:.2f} GFLOP and {work.bytes / 1e6:.1f} MB" in text
+    assert f"cost       {work.flops / 1e9:.3g} GFLOP and {work.bytes / 1e6:.3g} MB" in text
     least = (work.flops if bound == "FLOPs" else work.bytes) / 1e9
     assert f"floor      {least * 1e3:.3g} ms an image by its {bound}" in text
     assert f"{least * 1e3 * 12:.3g} ms for the passes of the last running block" in text
