@@ -47,7 +47,8 @@ def compiled(net: nn.Module, x: Tensor, logits: Tensor, mode: str, form: str, pr
     """The loop around a compiled copy, its parameters frozen."""
     memory = LAYOUTS[form]
     student = copy.deepcopy(net).requires_grad_(False).to(memory_format=memory)
-    return loop(torch.compile(student, mode=mode), x.contiguous(memory_format=memory), logits, prec)
+    run = torch.compile(student, mode=mode, dynamic=False)
+    return loop(run, x.contiguous(memory_format=memory), logits, prec)
 
 
 def fastest(
@@ -56,9 +57,11 @@ def fastest(
 ) -> Found:  # fmt: skip
     """Compiles and tries every variant, in turns; keeps the fastest of each precision."""
     found, modes, forms = Found({}, {}), tuple(modes), tuple(forms)
+    # All variants are one code object's entries, and beyond the limit they would run eagerly.
+    torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = 64
     for precision in precisions:
         tried: dict[str, Run] = {}
-        torch._dynamo.reset()
         for mode in modes:
             for form in forms:
                 name = f"compile {precision} {mode} {form}"

@@ -15,7 +15,7 @@ from fastard.engine.plan import Plan
 from fastard.engine.precision import tf32
 
 # Large enough for full speed, small enough that asking takes a few milliseconds.
-SIDES, COPIES = {"cpu": 512, "cuda": 4096}, {"cpu": 32 << 20, "cuda": 256 << 20}
+SIDES, COPIES = {"cpu": 512, "cuda": 4096}, {"cpu": 32 << 20, "cuda": 128 << 20}
 
 
 class Cost(NamedTuple):
