@@ -1,4 +1,7 @@
-"""What a backward pass keeps of a ReLU: a bit a value where there is a kernel, else the output."""
+"""What a backward pass keeps of an activation, and the activation itself.
+
+Of a ReLU a bit a value where there is a kernel, else the output; of the others their input.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,26 @@ class OutputMask:
         return ops.epilogue_backward(grad, self.output, act=self.act, out=grad if fits else None)
 
 
-Mask = BitMask | OutputMask
+class InputSlope:
+    """The activation's input is kept, or that input without the `shift` per channel."""
+
+    def __init__(self, saved: Tensor, act: str, shift: Tensor | None = None) -> None:
+        self.saved, self.act, self.shift = saved, act, shift
+
+    def apply(self, grad: Tensor, extra: Tensor | None, owned: bool) -> Tensor:
+        """The gradient before the activation for grad + extra behind it, in grad's own buffer where
+        it is `owned`."""
+        saved, shape = self.saved, grad.shape
+        # A linear layer's tokens lie flat.
+        grad = grad.reshape(saved.shape)
+        extra = None if extra is None else extra.reshape(saved.shape)
+        made = ops.epilogue_backward(
+            grad, saved, act=self.act, out=grad if owned else None, shift=self.shift,
+            extra=extra)  # fmt: skip
+        return made.view(shape)
+
+
+Mask = BitMask | OutputMask | InputSlope
 
 
 def taken(grads: Gradients, value: int, mask: Mask | None) -> tuple[Tensor | None, bool]:
@@ -63,3 +85,22 @@ def mask_of(output: Tensor, act: str) -> Mask:
     if half_or_full and ops.offered("make_bits", output.device.type):
         return BitMask(output, act)
     return OutputMask(output, act)
+
+
+def finished(
+    z: Tensor, shift: Tensor | None, other: Tensor | None, act: str, keep: bool
+) -> tuple[Tensor, Mask | None]:
+    """act(z + shift + other) and, to `keep` for the backward pass, how a gradient passes it.
+
+    z is the program's own buffer; the result or what must be kept is written there.
+    """
+    z = ops.layers.dense(z)
+    if act == "none" and shift is None and other is None:
+        return z, None
+    if act == "none" or act in MASKED or not keep:
+        y = ops.epilogue(z, None, shift, other, act, out=z)
+        return y, mask_of(y, act) if keep and act != "none" else None
+    if other is None:
+        # To add the shift again costs no traffic; to write the sum down would.
+        return ops.epilogue(z, None, shift, act=act), InputSlope(z, act, shift)
+    return ops.epilogue(z, None, shift, other, act, pre=z), InputSlope(z, act)
