@@ -60,7 +60,8 @@ template <int ACT> FA_FN float activated(float v) {
   if (ACT == kSilu) return v * logistic(v).value;
   if (ACT == kGelu) return v * normal(v).below;
   if (ACT == kGeluTanh) return v * logistic(gelu_argument(v)).value;
-  if (ACT == kHardswish) return v * (clamp(v + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f));
+  // Divided: the error of a rounded sixth would have one sign everywhere, and a mean would keep it.
+  if (ACT == kHardswish) return v * (clamp(v + 3.0f, 0.0f, 6.0f) / 6.0f);
   return v;
 }
 
@@ -81,7 +82,7 @@ template <int ACT> FA_FN float slope(float v) {
     return multiplied_added(v * l.slope, inner, l.value);
   }
   if (ACT == kHardswish)
-    return v <= -3.0f ? 0.0f : (v >= 3.0f ? 1.0f : v * (1.0f / 3.0f) + 0.5f);
+    return v <= -3.0f ? 0.0f : (v >= 3.0f ? 1.0f : v / 3.0f + 0.5f);
   return 1.0f;
 }
 
