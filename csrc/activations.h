@@ -25,8 +25,8 @@ FA_FN Logistic logistic(float v) {
   return found;
 }
 
-// The normal distribution: P(X <= v), within 1e-7 of its own size above v = -3, and its density.
-// Beyond 13.2 the exponential is 0. The polynomial is a near-minimax fit of
+// The normal distribution: P(X <= v), within 5e-7 of its own size above v = -3 and 5e-6 above -13,
+// and its density. Beyond 13.2 the exponential is 0. The polynomial is a near-minimax fit of
 // erfcx(v / sqrt(2)) / 2 / t in t = 1 / (1 + 0.3 v) over [0, 13.4], 4e-9 of its size off.
 struct Normal {
   float below, density;
