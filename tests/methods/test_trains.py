@@ -27,7 +27,7 @@ TEACHERS = {
         (ROBUST,),
     ),
     **dict.fromkeys(("igdm", "dgad", "saad"), (ROBUST,)),
-    **dict.fromkeys(("kd", "funmatch", "lbgat", "hat"), (OTHER,)),
+    **dict.fromkeys(("kd", "funmatch", "hat"), (OTHER,)),
     **dict.fromkeys(("iad-2", "akd2", "mtard", "b-mtard"), (ROBUST, OTHER)),
     "darht": (ROBUST, OTHER),
 }
@@ -36,8 +36,10 @@ WITHOUT_ATTACK = {"natural", "kd", "funmatch"}
 FROM_CLEAN_STUDENT = {"trades", "lbgat", "hat"}
 FROM_CLEAN_TEACHER = {"rslad", "rslad-batchmean"}
 FROM_TEACHER_AT_X_ADV = {"adaad", "adaiad", "advfunmatch", "dgad", "igdm"}
-# At the published scale the loss is a tenth, or its weights move: batchmean shows it fall.
-OPTIONS = {"adaad": {"reduction": "batchmean"}, "ard": {"temperature": 1.0}}
+# Free trains on a batch several times; with the published 8 too few batches would be seen here.
+OPTIONS = {"ard": {"temperature": 1.0}, "free": {"m": 2}}
+# Their loss gains a term with the epochs.
+RAMPED = {"igdm", "saad"}
 
 
 def tiny(outputs: int) -> nn.Module:
@@ -68,7 +70,13 @@ def teachers(data_root):
     def load(name: str, file: str) -> nn.Module:
         return models.load_checkpoint(data_root / "teachers" / file, name=name)[0]
 
-    return lambda method: [load(*spec) for spec in TEACHERS.get(method, ())]
+    def fresh(method: str) -> list[nn.Module]:
+        if method == "lbgat":
+            torch.manual_seed(1)
+            return [tiny(10)]
+        return [load(*spec) for spec in TEACHERS.get(method, ())]
+
+    return fresh
 
 
 def trained(name, images, teachers):
@@ -79,11 +87,12 @@ def trained(name, images, teachers):
     options |= OPTIONS.get(name, {})
     student = kind.make_student(tiny, 10, len(teachers), options)
     method = methods.build(name, student, teachers, **options)
-    optimizer = torch.optim.SGD(method.trainable_parameters(), 0.05, 0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(method.trainable_parameters(), 0.02, 0.9, weight_decay=5e-4)
     order = torch.Generator().manual_seed(0)
     losses: list[float] = []
     while len(losses) < STEPS:
-        method.on_epoch(1 + len(losses) * BATCH // len(images), 5)
+        epoch = 5 if name in RAMPED else 1 + len(losses) * BATCH // len(images)
+        method.on_epoch(epoch, 5)
         for batch in images.batches(BATCH, shuffle=True, generator=order, drop_last=True):
             for _ in range(method.replays):
                 student.train()
@@ -99,7 +108,9 @@ def trained(name, images, teachers):
 def own_objective(name, method, x, x_adv, y):
     """What the method's attack raises, per sample, of the student as it now is."""
     logits = method.student(x_adv).log_softmax(1)
-    if name in FROM_CLEAN_STUDENT:
+    if name == "saad":
+        target = linear_teacher(method.teachers[0], x, x_adv, y)
+    elif name in FROM_CLEAN_STUDENT:
         target = method.student(x)
     elif name in FROM_CLEAN_TEACHER:
         target = method.teachers[0](x)
@@ -108,6 +119,30 @@ def own_objective(name, method, x, x_adv, y):
     else:
         return F.nll_loss(logits, y, reduction="none")
     return F.kl_div(logits, target.softmax(1), reduction="none").sum(1)
+
+
+def linear_teacher(teacher, x, x_adv, y):
+    """The teacher's logits of x, that of the label moved along its gradient."""
+    with torch.enable_grad():
+        x = x.clone().requires_grad_()
+        logits = teacher(x)
+        (slope,) = torch.autograd.grad(logits.gather(1, y[:, None]).sum(), x)
+    moved = (slope * (x_adv - x)).flatten(1).sum(1, keepdim=True)
+    return (logits + torch.zeros_like(logits).scatter(1, y[:, None], moved)).detach()
+
+
+def raised(name, method, x, y) -> float:
+    """The share of images whose own objective the method's attack raises."""
+    method.student.eval()
+    if name == "free":
+        # Its passes move the perturbation; the student stays as it is.
+        for _ in range(3):
+            method(x, y)[0].backward()
+            method.after_backward()
+    x_adv = method.attack(x, y).clamp(0, 1)
+    with torch.no_grad():
+        gain = own_objective(name, method, x, x_adv, y) - own_objective(name, method, x, x, y)
+    return (gain > 0).double().mean().item()
 
 
 def robust(student, images) -> float:
@@ -128,12 +163,5 @@ def test_three_hundred_steps_on_real_images(name, images, teachers, natural_robu
     assert last < 0.9 * first, f"the loss went from {first:.3f} to {last:.3f}"
     if name in WITHOUT_ATTACK:
         return
-    x, y = images[1].float(slice(0, 200)), images[1].y[:200]
-    method.student.eval()
-    x_adv = method.attack(x, y).clamp(0, 1)
-    with torch.no_grad():
-        gain = own_objective(name, method.eval(), x, x_adv, y) - own_objective(
-            name, method, x, x, y
-        )
-    assert (gain > 0).float().mean() >= 0.95
+    assert raised(name, method, images[1].float(slice(0, 200)), images[1].y[:200]) >= 0.95
     assert robust(method.student, images[1]) >= natural_robustness + 0.10
