@@ -16,13 +16,15 @@ COMMIT ?=
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 INSTALLED := $(VENV)/.fastard-installed
 
-.PHONY: help install demo test test-oldest lint bench bench-attack gpu-check clean
+.PHONY: help install demo test test-oldest lint bench bench-attack bench-step bench-training gpu-check clean
 help:
 	@echo "make demo    install, train three small networks on digits, print what they withstand"
 	@echo "make test    install, run the whole test suite"
 	@echo "make test-oldest  the test suite once more, the same binary under torch 2.11"
 	@echo "make lint    ruff, mypy"
 	@echo "make bench-attack  time whole attacks, write $(RESULTS)/cpu_attack.json"
+	@echo "make bench-step  time whole training steps, write $(RESULTS)/cpu_step.json"
+	@echo "make bench-training  train with and without the engine, write $(RESULTS)/engine_training.json"
 	@echo "make bench   time the kernels, write $(RESULTS)/cpu_kernels.json"
 	@echo "make gpu-check OUT=dir  build, test, sanitize and time on this GPU, with $(PYTHON)'s torch"
 
@@ -52,7 +54,7 @@ test-oldest: install
 	$(PY) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 	  print('\n'.join(p['dependencies'] + p['optional-dependencies']['test']))" > $(OLDEST)/needs.txt
 	$(OLDEST)/bin/python -m pip install --quiet "torch==2.11.*" -r $(OLDEST)/needs.txt
-	$(OLDEST)/bin/python -m pytest -m "not build" $(ARGS)
+	$(OLDEST)/bin/python -m pytest -m "not build and not long" $(ARGS)
 
 lint: install
 	$(PY) -m ruff check .
@@ -65,6 +67,12 @@ bench: install
 
 bench-attack: install
 	$(PY) -m benchmarks.attack --out $(RESULTS)/cpu_attack.json
+
+bench-step: install
+	$(PY) -m benchmarks.step --out $(RESULTS)/cpu_step.json
+
+bench-training: install
+	$(PY) -m benchmarks.engine_training --out $(RESULTS)/engine_training.json
 
 # Installs nothing: PYTHON has torch with CUDA, pytest and what setup.py builds with.
 gpu-check:

@@ -1,38 +1,50 @@
-"""Whole attacks, PGD-10 on KL: python -m benchmarks.attack [--models resnet18 ...] [--out FILE].
+"""Whole attacks, PGD-10 on KL: python -m benchmarks.attack [--only resnet18 ...] [--out FILE].
 
 fastard against the published RSLAD loop and against `torch.compile` of the student inside it, in
-interleaved rounds, each run after a change of the weights; the bare convolutions beside.
+interleaved rounds, each run after a change of the weights; the bare convolutions beside. Then what
+an attack costs beside its passes: renewed weights, set-up, memory. The file is rewritten after
+every network, and networks that a run leaves out keep what an earlier one found.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import statistics
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastard
-from benchmarks import published, timing
+from benchmarks import attack_process, attack_refresh, attack_rivals, published, timing
 from benchmarks.attack_floor import floor
+from benchmarks.attack_record import Record
+from benchmarks.attack_summary import summary
 from fastard import models
 from fastard.engine import Program
-from fastard.files import write_json
 
-STEPS = 10
-BATCH = {"wrn-28-10": 8}
-TARGETS = {
-    ("mobilenetv2", "fastard fp32"): 3.0, ("mobilenetv2", "fastard bf16"): 6.0,
-    ("resnet18", "fastard fp32"): 1.25, ("resnet18", "fastard bf16"): 5.0,
+
+@dataclass(frozen=True)
+class Case:
+    """A network and how much of it is timed; memory is compared at the batch of the recipes."""
+
+    batch: int = 32
+    steps: int = 10
+    rounds: int = 5
+    memory_batch: int = 128
+    modes: tuple[str, ...] = ("default", "max-autotune")
+
+
+# So large a network would take most of the time: fewer images, steps and rounds, alike for all.
+CASES = {
+    "resnet18": Case(), "mobilenetv2": Case(), "preactresnet18": Case(rounds=3),
+    "wrn-28-10": Case(batch=8, steps=4, rounds=2, memory_batch=8, modes=("default",)),
 }  # fmt: skip
-COMPILE_TARGET = {"resnet18": 1.1}
-FLOOR_TARGET = {"mobilenetv2": 1.6}
 
 
 def network(name: str) -> nn.Module:
@@ -48,129 +60,90 @@ def network(name: str) -> nn.Module:
     return net.train()
 
 
-def compiled_loops(
-    net: nn.Module, x: Tensor, logits: Tensor, modes: tuple[str, ...]
-) -> dict[str, Callable[[], Any]]:
-    """The published loop around torch.compile of the student, parameters frozen."""
-    found: dict[str, Callable[[], Any]] = {}
-    for mode in modes:
-        for form in ("nchw", "channels_last"):
-            torch._dynamo.reset()
-            student = copy.deepcopy(net).requires_grad_(False)
-            given = x
-            if form == "channels_last":
-                student = student.to(memory_format=torch.channels_last)
-                given = x.contiguous(memory_format=torch.channels_last)
-            module = torch.compile(student, mode=mode)
-
-            def run(m: Any = module, g: Tensor = given) -> Tensor:
-                return published.rslad(m, logits, g, steps=STEPS)
-
-            try:
-                run()
-            except Exception as error:  # whatever the compiler raises on this machine
-                print(f"torch.compile {mode} {form} failed: {str(error).splitlines()[0]}")
-                continue
-            found[f"compile {mode} {form}"] = run
-    return found
-
-
-def measure(name: str, batch: int, rounds: int, modes: tuple[str, ...]) -> dict[str, Any]:
-    """Seconds of every loop on one network, ratios, and the distance to the floor."""
+def measure(name: str, case: Case, costs: bool = True) -> dict[str, Any]:
+    """Seconds of every loop on one network, ratios, the distance to the floor, the costs."""
     net = network(name)
-    x, logits = torch.rand(batch, 3, 32, 32), torch.randn(batch, 10) * 2
+    x, logits = torch.rand(case.batch, 3, 32, 32), torch.randn(case.batch, 10) * 2
     weight = next(net.parameters()).data
 
     def ours(precision: str) -> Callable[[], Any]:
-        return lambda: fastard.pgd_kl(net, x, logits, steps=STEPS, precision=precision)
+        return lambda: fastard.pgd_kl(net, x, logits, steps=case.steps, precision=precision)
 
     loops: dict[str, Callable[[], Any]] = {
-        "published": lambda: published.rslad(net, logits, x, steps=STEPS),
+        "published": lambda: published.rslad(net, logits, x, steps=case.steps),
         "fastard fp32": ours("fp32"), "fastard bf16": ours("bf16"),
     }  # fmt: skip
     begun = time.perf_counter()
     loops["fastard fp32"]()
     first = time.perf_counter() - begun
-    floors: dict[str, Callable[[], Any]] = {}
+    plans = {}
     for precision in ("fp32", "bf16"):
         program = Program(net, precision)
         with program.running(x):
             plan = program.plan
         if plan is None:
             raise RuntimeError(f"{name} in {precision} has no plan: {program.made}")
-        floors[f"floor {precision}"] = floor(plan, net, x)
-    loops |= floors | compiled_loops(net, x, logits, modes)
-    for run in loops.values():
-        run()
+        plans[precision], once = plan, floor(plan, net, x)
+        loops[f"floor {precision}"] = lambda run=once: [run() for _ in range(case.steps)]
+    rivals = attack_rivals.fastest(net, x, logits, case.modes)
+    loops |= {key: lambda run=run: run(case.steps) for key, run in rivals.loops.items()}
     samples: dict[str, list[float]] = {key: [] for key in loops}
-    for _ in range(rounds):
+    for turn in range(-1, case.rounds):
         for key, run in loops.items():
             weight.mul_(1.0)  # as an optimiser would: every attack copies the weights anew
             begun = time.perf_counter()
-            for _ in range(STEPS if key in floors else 1):
-                run()
-            samples[key].append(time.perf_counter() - begun)
-    return summary(name, batch, first, samples)
-
-
-def summary(name: str, batch: int, first: float, samples: dict[str, list[float]]) -> dict[str, Any]:
-    """Ratios of minima, with the targets of each."""
-    best = {key: min(values) for key, values in samples.items()}
-    compiled = {k: v for k, v in best.items() if k.startswith("compile")}
-    lines: list[dict[str, Any]] = []
-
-    def line(what: str, value: float, target: float | None, most: bool = False) -> None:
-        reached = None if target is None else (value <= target if most else value >= target)
-        lines.append({"what": what, "value": round(value, 3), "target": target, "reached": reached})
-
-    for precision in ("fp32", "bf16"):
-        key = f"fastard {precision}"
-        line(f"{key} against the published loop", best["published"] / best[key],
-             TARGETS.get((name, key)))  # fmt: skip
-        line(f"{key} over the floor", best[key] / best[f"floor {precision}"],
-             FLOOR_TARGET.get(name, 1.25), True)  # fmt: skip
-    if compiled:
-        line("fastard fp32 against the fastest torch.compile",
-             min(compiled.values()) / best["fastard fp32"], COMPILE_TARGET.get(name, 1.3)
-         )  # fmt: skip
-    return {
-        "model": name, "batch": batch, "steps": STEPS, "first_call_seconds": round(first, 3),
+            run()
+            if turn >= 0:
+                samples[key].append(time.perf_counter() - begun)
+    found: dict[str, Any] = {
+        "model": name, "batch": case.batch, "steps": case.steps,
+        "first_call_seconds": round(first, 3),
         "seconds": {k: {"min": min(v), "median": statistics.median(v), "rounds": len(v)}
                     for k, v in samples.items()},
-        "lines": lines,
+        "trials": rivals.trials,
     }  # fmt: skip
+    if costs:
+        found["costs"] = {
+            "refresh": {precision: attack_refresh.share(plan, loops[f"fastard {precision}"])
+                        for precision, plan in plans.items()},
+            "set_up_seconds": attack_process.set_up(name, case.batch),
+            "memory_share": attack_process.memory_share(name, case.memory_batch),
+            "memory_batch": case.memory_batch,
+        }  # fmt: skip
+    return found | {"lines": summary(found)}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures, prints, and writes after every network."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["resnet18", "mobilenetv2", "preactresnet18",
-                                                        "wrn-28-10"])  # fmt: skip
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", nargs="*", default=["default", "max-autotune"])
+    """Measures, prints, and writes after every network; 2 where the file is another machine's."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.attack")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="networks")
+    parser.add_argument("--batch", type=int, help="at most so many images")
+    parser.add_argument("--rounds", type=int, help="at most so many rounds")
+    parser.add_argument("--compile", nargs="*", help="modes of torch.compile; none: no rival")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cpu_attack.json"))
     args = parser.parse_args(argv)
     warnings.filterwarnings("ignore", category=UserWarning)
-    run: dict[str, Any] = {"environment": timing.environment(), "idle": timing.idle_share(),
-                           "networks": []}  # fmt: skip
-    for name in args.models:
-        batch = min(args.batch, BATCH.get(name, args.batch))
-        found = measure(name, batch, args.rounds, tuple(args.compile))
-        run["networks"].append(found)
-        write_json(args.out, run)
-        print(f"{name}, batch {batch}, PGD-{STEPS}; idle share before {run['idle']}")
+    try:
+        record = Record(args.out, timing.environment(), whole=set(args.only) == set(CASES))
+    except ValueError as error:
+        parser.error(str(error))
+    for name in args.only:
+        case = CASES[name]
+        case = replace(case, batch=min(case.batch, args.batch or case.batch),
+                       rounds=min(case.rounds, args.rounds or case.rounds),
+                       modes=case.modes if args.compile is None else tuple(args.compile)
+                       )  # fmt: skip
+        idle, begun = timing.idle_share(), time.perf_counter()
+        found = measure(name, case)
+        took = round(time.perf_counter() - begun, 1)
+        record.put(found | {"idle": idle, "took_seconds": took})
+        print(f"{name}, batch {case.batch}, PGD-{case.steps}; idle share before {idle}, {took} s")
         for key, value in found["seconds"].items():
-            print(f"  {key:36s} {value['min'] * 1e3:8.1f} ms")
+            print(f"  {key:42s} {value['min'] * 1e3:8.1f} ms")
         for row in found["lines"]:
-            target = (
-                ""
-                if row["target"] is None
-                else (
-                    f" (target {row['target']:g}: {'reached' if row['reached'] else 'NOT reached'})"
-                )
-            )
-            print(f"  {row['what']:50s} {row['value']:.2f}{target}")  # fmt: skip
+            verdict = "reached" if row["reached"] else "NOT reached"
+            target = "" if row["target"] is None else f" (target {row['target']:g}: {verdict})"
+            print(f"  {row['what']:50s} {row['value']:.3f}{target}", flush=True)
     return 0
 
 

@@ -158,6 +158,11 @@ def kernels(context: Context) -> Command:
     return [*module("gpu_kernels")(context), "--seconds", f"{context.seconds - 40:.0f}"]
 
 
+def rivals(context: Context) -> Command:
+    # One may be compiling when the time is up; what came before it is in the record.
+    return [*module("gpu_attack_rivals")(context), "--seconds", f"{0.6 * context.seconds:.0f}"]
+
+
 # Every tensor an allocation of its own: torch's caching would hide what runs over its end.
 UNCACHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 
@@ -172,8 +177,10 @@ STEPS = (
     Step("memcheck", sanitizer("memcheck", "native"), read_sanitizer, 70, 40, UNCACHED),
     Step("racecheck", sanitizer("racecheck", "native"), read_sanitizer, 60, 30),
     Step("kernels", kernels, by_status("kernels"), 240, 150),
-    Step("attack", module("gpu_attack"), by_status("attack"), 60, 20),
+    Step("attack", module("gpu_attack"), by_status("attack"), 90, 30),
     Step("engine tests", pytest("gpu", "tests/engine"), read_tests, 100, 0, extra=True),
+    Step("attack rivals", rivals, by_status("attack rivals"), 150, 0, extra=True),
+    Step("training step", module("gpu_step"), by_status("training step"), 60, 0, extra=True),
     Step("other GPU tests", pytest("gpu", "tests", "--ignore=tests/engine", *ONLY_TRITON),
          read_tests, 120, 0, extra=True),
     Step("Triton memcheck", sanitizer("memcheck", "triton"), read_sanitizer, 60, 0, UNCACHED,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import gpu_attack_summary
 from benchmarks.gpu_record import load
 
 
@@ -33,12 +34,17 @@ def of_target(row: dict[str, Any]) -> str:
                 for v in (row["value"], row["at_most"])]  # fmt: skip
         return f"{row['case']}: {told[0]}, target at most {told[1]}: {verdict}"
     value = "not measured" if row["value"] is None else f"{row['value']:.3g}"
+    if "at_most" in row:
+        return (
+            f"{row['case']}: {value} {row['figure']}, target at most {row['at_most']:g}: {verdict}"
+        )
     return f"{row['case']}: {value} {row['figure']}, target {row['at_least']:g}: {verdict}"
 
 
 def targets(record: dict[str, Any]) -> list[dict[str, Any]]:
     cases = record.get("kernels", {}).get("cases", {})
-    return [row for case in cases.values() for row in case.get("targets", ())]
+    rows = [row for case in cases.values() for row in case.get("targets", ())]
+    return [*rows, *gpu_attack_summary.targets(record)]
 
 
 def _number(value: float | None, form: str) -> str:
@@ -82,10 +88,7 @@ def lines(record: dict[str, Any]) -> list[str]:
         "",
     ]
     found += table(kernel_rows(record))
-    if attack := record.get("attack"):
-        ms = {name: f"{1e3 * s:.1f} ms" for name, s in attack["median_seconds"].items()}
-        found += ["", f"PGD-{attack['steps']} on {attack['network']}, batch {attack['batch']}: "
-                  f"fastard {ms['fastard']}, published loop {ms['published']}"]  # fmt: skip
+    found += ["", *gpu_attack_summary.lines(record)]
     found += ["", *map(of_target, targets(record)), ""]
     found += [f"{name}: {of_step(step)}" for name, step in record.get("steps", {}).items()]
     failed = [s for step in record.get("steps", {}).values() for s in step["failures"]]

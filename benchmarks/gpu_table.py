@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_summary
+from benchmarks import gpu_attack_summary, gpu_summary
 from benchmarks.gpu_record import load
 
 NONE = "No run on a GPU has been recorded yet: this page shows no GPU number, and claims none.\n"
@@ -27,6 +27,7 @@ def _run(record: dict[str, Any], name: str) -> str:
     commit = record["environment"]["commit"]["id"]
     head, *rows = gpu_summary.kernel_rows(record)
     lines = [_row(head), _row(["---"] * len(head)), *map(_row, rows), ""]
+    lines += [f"- {line}" for line in gpu_attack_summary.lines(record)]
     lines += [f"- {gpu_summary.of_target(row)}" for row in gpu_summary.targets(record)]
     failed = [s for step in record["steps"].values() for s in step["failures"]]
     lines += ["", f"Failures: {len(failed)}. {'; '.join(failed)}".strip(), "",

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_table
+from benchmarks import gpu_table, training_table
+from benchmarks.attack_table import attack_rows, cost_rows
 from fastard.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path("benchmarks/results")
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
+TRAINING_BEGIN, TRAINING_END = "<!-- training: begin -->\n", "<!-- training: end -->\n"
 GPU_BEGIN, GPU_END = "<!-- gpu: begin -->\n", "<!-- gpu: end -->\n"
 
 STEPS = {
@@ -77,38 +79,6 @@ def machine(run: dict[str, Any]) -> str:
     )
 
 
-def attack_rows(run: dict[str, Any]) -> list[str]:
-    """One row a network: whole attacks beside the published loop, compile and the floor."""
-    rows = [
-        "| PGD-10 on KL, CPU | published loop | fastest `torch.compile` | fastard fp32 | "
-        "fastard bf16 |",
-        "|---|---|---|---|---|",
-    ]
-    for network in run["networks"]:
-        best = {name: value["min"] for name, value in network["seconds"].items()}
-        compiled = [v for name, v in best.items() if name.startswith("compile")]
-        cells = [f"{network['model']}, batch {network['batch']}", f"{best['published']:.2f} s",
-                 f"{min(compiled):.2f} s" if compiled else ""]  # fmt: skip
-        for precision in ("fp32", "bf16"):
-            name = f"fastard {precision}"
-            told = [_ratio(line) for line in network["lines"] if line["what"].startswith(name)]
-            cells.append(f"{best[name]:.2f} s: {'; '.join(told)}")
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
-
-
-def _ratio(line: dict[str, Any]) -> str:
-    what, value, target = line["what"], line["value"], line["target"]
-    if "floor" in what:
-        figure, bound = f"{value:.2f} of the floor's time", "at most "
-    else:
-        rival = "`torch.compile`" if "compile" in what else "the loop"
-        figure, bound = f"{value:.2f}× {rival}", ""
-    if target is None:
-        return figure
-    return f"{figure} (target {bound}{target:g}{'' if line['reached'] else ', not reached'})"
-
-
 def attack_text(run: dict[str, Any]) -> str:
     """What the attack table's columns mean, and where it was measured."""
     info = run["environment"]
@@ -149,8 +119,10 @@ def table() -> str:
     kernels = json.loads((ROOT / RESULTS / "cpu_kernels.json").read_text())
     demo = json.loads((ROOT / RESULTS / "demo.json").read_text())
     attack = json.loads((ROOT / RESULTS / "cpu_attack.json").read_text())
+    costs = cost_rows(attack)
     lines = [
         *attack_rows(attack), "", attack_text(attack), "",
+        *costs, *([""] if costs else []),
         *kernel_rows(kernels), "",
         f"{copy_rate(kernels)} Source: [`{RESULTS}/cpu_kernels.json`]({RESULTS}/cpu_kernels.json), "
         f"`make bench` on {machine(kernels)}.", "",
@@ -165,6 +137,8 @@ def with_table(readme: str) -> str:
     """The README with fresh tables."""
     gpu = gpu_table.paragraph(ROOT / RESULTS, str(RESULTS))
     readme = _between(readme, BEGIN, table(), END)
+    training = training_table.paragraphs(ROOT / RESULTS, str(RESULTS))
+    readme = _between(readme, TRAINING_BEGIN, training, TRAINING_END)
     return _between(readme, GPU_BEGIN, gpu, GPU_END)
 
 
@@ -176,7 +150,9 @@ def _between(text: str, begin: str, inside: str, end: str) -> str:
 
 def without_tables(readme: str) -> str:
     """What stands outside the marks."""
-    return _between(_between(readme, BEGIN, "", END), GPU_BEGIN, "", GPU_END)
+    for begin, end in ((BEGIN, END), (TRAINING_BEGIN, TRAINING_END), (GPU_BEGIN, GPU_END)):
+        readme = _between(readme, begin, "", end)
+    return readme
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``fastard train``, ``evaluate``, ``teachers`` and ``doctor``."""
+"""The command line: ``fastard train``, ``evaluate``, ``export``, ``teachers`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.markup import escape
 
 import fastard
 from fastard.evaluate import EvaluateConfig, evaluate_checkpoint
+from fastard.export import ExportConfig, export
 from fastard.teachers import TeachersConfig, select_teachers
 from fastard.train import TrainConfig, train
 
@@ -26,6 +27,7 @@ Examples:
   fastard train --method trades --data digits --out runs/teacher
   fastard train --method rslad-batchmean --data digits --teacher runs/teacher/best.safetensors
   fastard evaluate --checkpoint runs/teacher/best.safetensors
+  fastard export --checkpoint runs/teacher/best.safetensors --format onnx --out teacher.onnx
   fastard teachers select --teacher a.safetensors --teacher b.safetensors --teacher c.safetensors
   fastard doctor"""
 
@@ -38,6 +40,7 @@ class DoctorConfig:
 Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[TeachersConfig, tyro.conf.subcommand("teachers")]
     | Annotated[DoctorConfig, tyro.conf.subcommand("doctor")]
 )
@@ -68,12 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _run(command: TrainConfig | EvaluateConfig | TeachersConfig | DoctorConfig) -> int:
+def _run(command: Command) -> int:
     if isinstance(command, TrainConfig):
         train(command, Console())
         return 0
     if isinstance(command, EvaluateConfig):
         evaluate_checkpoint(command, Console())
+        return 0
+    if isinstance(command, ExportConfig):
+        export(command, Console())
         return 0
     if isinstance(command, TeachersConfig):
         select_teachers(command, Console())

@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from fastard import data, models
-from fastard.data import Images
+from fastard.data import ImageSet
 from fastard.device import resolve_device
 from fastard.files import require_writable_dir, write_json
 from fastard.kinds import parse_norm, unknown
@@ -57,7 +57,7 @@ class EvaluateConfig:
 
 def evaluate(
     model: nn.Module,
-    images: Images,
+    images: ImageSet,
     *,
     eps: float = REFERENCE_EPS,
     norm: str = "Linf",

@@ -37,14 +37,20 @@ _NORMS = {
     "linf": Norm.Linf, "l_inf": Norm.Linf, "inf": Norm.Linf, "l2": Norm.L2, "l_2": Norm.L2,
     "2": Norm.L2, "l1": Norm.L1, "l_1": Norm.L1, "1": Norm.L1,
 }  # fmt: skip
+MOST_LISTED = 50
 _LOSSES = {kind.name: kind for kind in LossKind} | {"cw": LossKind.margin}
 
 
 def unknown(what: str, given: object, known: Iterable[str]) -> ValueError:
-    """The one sentence for a name that is not known: the list, and the nearest."""
+    """The one sentence for a name that is not known: the list, a long one in part, and the nearest.
+
+    The list stands in its own order; of more than 50 names only the nearest are told.
+    """
     names = list(known)
-    near = difflib.get_close_matches(str(given), names, n=1)
+    near = difflib.get_close_matches(str(given), names, n=5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
+    if len(names) > MOST_LISTED:
+        names = [*(near or names[:5]), f"and {len(names) - len(near or names[:5])} more"]
     return ValueError(f"unknown {what} {given!r}{hint}; known: {', '.join(names)}.")
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastard import api
-from fastard.data import Images
+from fastard.data import ImageSet
 from fastard.engine import attack_mode
 from fastard.engine.precision import arithmetic, resolve
 
@@ -74,7 +74,7 @@ class Verdicts:
 
 def judge(
     model: nn.Module,
-    images: Images,
+    images: ImageSet,
     attack: Attack | None = None,
     *,
     eps: float = REFERENCE_EPS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import tyro
 from rich.console import Console
@@ -73,6 +73,8 @@ def select_teachers(config: TeachersConfig, console: Console | None = None) -> d
         raise ValueError(
             f"n must lie between 1 and {len(splits.train)}, the images there, but is {config.n}."
         )
+    # Without synthetic images among them, the training images can be picked one by one.
+    images = cast(data.ImageSet, splits.train)
     networks, architectures = [], []
     for text in config.teacher:
         network, meta = _load(text)
@@ -84,7 +86,7 @@ def select_teachers(config: TeachersConfig, console: Console | None = None) -> d
         task = progress.add_task("attacking", total=config.n)
         found = transferability(
             networks,
-            splits.train.first(config.n),
+            images.first(config.n),
             eps=config.eps,
             alpha=config.alpha,
             steps=config.steps,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastard import api, checks
-from fastard.data import Images
+from fastard.data import ImageSet
 from fastard.engine import attack_mode
 from fastard.engine.precision import arithmetic, resolve
 
@@ -32,7 +32,7 @@ class Transfer:
 
 def transferability(
     models: Sequence[nn.Module],
-    images: Images,
+    images: ImageSet,
     *,
     eps: float = 8 / 255,
     alpha: float | None = None,

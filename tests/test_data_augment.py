@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastard import data
-from fastard.data.augment import PAD, apply_views, draw_views
+from fastard.data.augment import (
+    PAD,
+    VIEWS,
+    apply_views,
+    decode_views,
+    draw_views,
+    encode_views,
+)
 
 CUDA = pytest.param(
     "cuda",
@@ -60,6 +67,12 @@ def test_identity_view_and_empty_batch() -> None:
     assert apply_views(x[:0], draw_views(0, "crop-flip")).shape == (0, 1, 8, 8)
 
 
+def test_a_view_and_its_code() -> None:
+    views = torch.cartesian_prod(torch.arange(9), torch.arange(9), torch.arange(2))
+    assert encode_views(views).tolist() == list(range(VIEWS)) == list(range(162))
+    assert torch.equal(decode_views(encode_views(views)), views)
+
+
 def test_views_are_uniform() -> None:
     views = draw_views(16_200, "crop-flip", torch.Generator().manual_seed(0))
     counts = ((views[:, 0] * 9 + views[:, 1]) * 2 + views[:, 2]).bincount(minlength=162)
@@ -86,10 +99,10 @@ def test_batches_hold_the_pixels_that_their_views_describe(device: str) -> None:
         seen: dict[int, list[int]] = {}
         generator = torch.Generator().manual_seed(seed)
         for batch in images.batches(batch_size, shuffle=True, generator=generator):
-            index, view = batch.index.cpu(), batch.view.cpu()
+            index, view = batch.index.cpu(), decode_views(batch.view.cpu())
             assert torch.equal((batch.x.cpu() * 255).round(), one_by_one(x[index], view).float())
             assert torch.equal(batch.y, batch.index)
-            seen.update(zip(index.tolist(), view.tolist(), strict=True))
+            seen.update(zip(index.tolist(), map(tuple, view.tolist()), strict=True))
         return seen
 
     views = run(8, seed=0)

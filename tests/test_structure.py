@@ -59,7 +59,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": RUNS | {"__init__", "selection", "train_config"},
     "evaluate": RUNS | {"__init__", "scores"},
     "doctor": RUNS | {"__init__"},
-    "cli": {"__init__", "doctor", "evaluate", "teachers", "train"} | PLAIN,
+    "export": PLAIN | {"models", "progress"},
+    "cli": {"__init__", "doctor", "evaluate", "export", "teachers", "train"} | PLAIN,
     "__main__": {"cli"},
 }
 

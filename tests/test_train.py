@@ -292,7 +292,7 @@ def test_dry_run_writes_nothing(tmp_path):
     [
         ({"method": None}, ValueError, "method must be given, one of natural"),
         ({"method": "trade"}, ValueError, r"unknown method 'trade' \(did you mean 'trades'\?\)"),
-        ({"data": "digit"}, ValueError, "data is 'digit' but must be one of"),
+        ({"data": "digit"}, ValueError, r"unknown data 'digit' \(did you mean 'digits'\?\)"),
         ({"student": "resnet19"}, ValueError, "'resnet19'"),
         ({"method": "rslad"}, ValueError, r"teacher \(--teacher\) must be given for"),
         (

@@ -111,7 +111,7 @@ class Attack:
             return best
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
-        info.program, info.seconds = explain(), time.perf_counter() - begun
+        info.seconds, info.program = time.perf_counter() - begun, explain()
         return best, info
 
     def _restarts(

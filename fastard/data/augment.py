@@ -2,7 +2,7 @@
 
 What happens to an image is its *view*, three integers (crop_y, crop_x, flip): the corner of the
 crop in the padded image, 0 to 2 * PAD, and whether it is mirrored afterwards. Equal views of an
-image are equal pixels, so a view can key a cache.
+image are equal pixels, so a view's code, one integer below VIEWS, can key a cache.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PAD = 4
+VIEWS = 2 * (2 * PAD + 1) ** 2
 KINDS = ("none", "crop", "crop-flip")
 
 
@@ -33,6 +34,22 @@ def draw_views(count: int, kind: str, generator: torch.Generator | None = None) 
     if kind == "crop-flip":
         views[:, 2] = torch.randint(2, (count,), generator=generator)
     return views
+
+
+def encode_views(views: Tensor) -> Tensor:
+    """Number views [..., 3] from 0 to VIEWS - 1: int64 [...].
+
+    Equivalent to: `(crop_y * (2 * PAD + 1) + crop_x) * 2 + flip`.
+    """
+    crop_y, crop_x, flip = views.to(torch.int64).unbind(-1)
+    return (crop_y * (2 * PAD + 1) + crop_x) * 2 + flip
+
+
+def decode_views(codes: Tensor) -> Tensor:
+    """Return the views [..., 3] whose codes these are; the inverse of `encode_views`."""
+    corner = codes // 2
+    side = 2 * PAD + 1
+    return torch.stack([corner // side, corner % side, codes % 2], -1)
 
 
 def apply_views(x: Tensor, views: Tensor) -> Tensor:

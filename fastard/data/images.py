@@ -4,25 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastard.data.augment import apply_views, draw_views
-
-
-class Batch(NamedTuple):
-    """Images x float32 [B, C, H, W] in [0, 1], labels y int64 [B], and where they come from.
-
-    `index` int64 [B] is each image's position in its `Images`, `view` int64 [B, 3] the
-    (crop_y, crop_x, flip) that was drawn for it.
-    """
-
-    x: Tensor
-    y: Tensor
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index
-    view: Tensor
+from fastard.data.augment import apply_views, decode_views, draw_views, encode_views
+from fastard.data.batches import Batch, count_batches, draw_order, require_pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +60,7 @@ class Images:
 
         Equivalent to: torchvision's `ToTensor` on each, to the bit.
         """
-        return _to_float(self.x if index is None else self.x[index])
+        return to_float(self.x if index is None else self.x[index])
 
     def first(self, n: int) -> Images:
         """Return the first `n` images in dataset order, or all where there are fewer.
@@ -93,8 +80,7 @@ class Images:
 
     def num_batches(self, batch_size: int, *, drop_last: bool = False) -> int:
         """Return how many batches `batches` yields."""
-        full, rest = divmod(len(self), batch_size)
-        return full + (rest > 0 and not drop_last)
+        return count_batches(len(self), batch_size, drop_last)
 
     def batches(
         self,
@@ -104,40 +90,40 @@ class Images:
         generator: torch.Generator | None = None,
         augment: str | None = None,
         drop_last: bool = False,
+        start: int = 0,
     ) -> Iterator[Batch]:
         """Yield one pass over the images in batches of `batch_size`.
 
         All random numbers of the pass are drawn at the call, on the CPU, from `generator` or
         torch's global one: first the order (with `shuffle`), then the view of every image. They
-        depend neither on the device nor on the batch size.
+        depend neither on the device nor on the batch size, nor on `start`, the number of batches
+        to leave out: a generator in the state of an earlier call gives the rest of its pass, to
+        the bit.
 
         Raises:
-            ValueError: `batch_size` is below 1, `augment` is unknown, or `generator` is not on the
-                CPU.
+            ValueError: `batch_size` is below 1, `start` is not from 0 to `num_batches`, `augment`
+                is unknown, or `generator` is not on the CPU.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size} but must be >= 1")
-        if generator is not None and generator.device.type != "cpu":
-            raise ValueError(
-                f"generator is on {generator.device} but must be on the CPU, "
-                "so that results do not depend on the device"
-            )
+        total = require_pass(len(self), batch_size, drop_last, start, generator)
         kind = self.augment if augment is None else augment
-        count = len(self)
-        order = torch.randperm(count, generator=generator) if shuffle else torch.arange(count)
-        views = draw_views(count, kind, generator)
+        order = draw_order(len(self), shuffle, generator)
+        codes = encode_views(draw_views(len(self), kind, generator))
+        rest = order[start * batch_size : total * batch_size]
         # One copy for the whole pass: no transfer, and no wait for one, between batches.
-        order, views = order.to(self.device), views.to(self.device)
-        stop = count - count % batch_size if drop_last else count
-        return self._iterate(order[:stop], views, batch_size, moved=kind != "none")
+        return self._iterate(
+            rest.to(self.device), codes.to(self.device), batch_size, moved=kind != "none"
+        )
 
     def _iterate(
-        self, order: Tensor, views: Tensor, batch_size: int, *, moved: bool
+        self, order: Tensor, codes: Tensor, batch_size: int, *, moved: bool
     ) -> Iterator[Batch]:
         for index in order.split(batch_size) if len(order) else ():
-            x, view = self.x[index], views[index]
-            yield Batch(_to_float(apply_views(x, view) if moved else x), self.y[index], index, view)
+            x, view = self.x[index], codes[index]
+            if moved:
+                x = apply_views(x, decode_views(view))
+            yield Batch(to_float(x), self.y[index], index, view)
 
 
-def _to_float(x: Tensor) -> Tensor:
+def to_float(x: Tensor) -> Tensor:
+    """Scale uint8 images to float32 in [0, 1], as torchvision's `ToTensor` does."""
     return x.to(torch.float32).div_(255)

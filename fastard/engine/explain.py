@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +9,12 @@ import torch
 from torch import nn
 
 from fastard.engine.convolve import Aten, OneDNN, onednn
-from fastard.engine.layers import Activation, Affine, Constant, Convolution, Segment, Sum
+from fastard.engine.cost import cost, floor, rates
+from fastard.engine.layers import Activation, Affine, Convolution, Segment, Sum
 from fastard.engine.plan import Plan
-from fastard.engine.precision import resolve
-from fastard.engine.steps import DepthwiseStep
+from fastard.engine.precision import Precision, resolve
+from fastard.engine.segment import SegmentStep
+from fastard.engine.steps import ConvolutionStep, DepthwiseStep, LinearStep
 
 if TYPE_CHECKING:
     from fastard.engine.program import Program
@@ -32,7 +33,7 @@ def explanation(program: Program, device: str | torch.device | None) -> str:
         why = made.reason if made is not None else "mode='train' or engine=False"
         lines.append(f"program    eager autograd: {why}")
     else:
-        lines += _plan_lines(made.plan)
+        lines += _plan_lines(made.plan) + _part_lines(made.plan)
     statistics = f", BN statistics {program.bn_stats}" if program.mode == "train" else ""
     lines.append(f"mode       {program.mode}{statistics}")
     lines.append(f"precision  {precision.name} on {where.type}: {precision.reason}")
@@ -41,9 +42,64 @@ def explanation(program: Program, device: str | torch.device | None) -> str:
     plan = made.plan if made is not None else None
     if program.normalises or (plan is not None and plan.network.mean is not None):
         lines.append("input      normalised by the step's second output")
+    if plan is not None:
+        lines += _cost_lines(program, plan, precision)
+    elif made is not None:
+        lines.append("cost       not estimated: nothing was traced")
     if program.seconds is not None:
-        lines.append(f"last       {program.seconds * 1e3:.1f} ms in the last running block")
+        lines.append(_last_line(program))
     return "\n".join(lines)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}.get(
+        dtype, str(dtype).removeprefix("torch.")
+    )
+
+
+def _part_lines(plan: Plan) -> list[str]:
+    """Which part runs in which precision; the program's own is not always every layer's."""
+    low = _short(plan.dtype)
+    found: Counter[str] = Counter()
+    for step in plan.steps:
+        if isinstance(step, ConvolutionStep):
+            found[f"convolutions in {_short(step.dtype)}"] += 1
+        elif isinstance(step, DepthwiseStep):
+            kept = "" if low == "fp32" else ", their filters and sums in fp32"
+            found[f"depthwise convolutions in {low}{kept}"] += 1
+        elif isinstance(step, LinearStep):
+            found[f"linear layers in {_short(step.weights.dtype)}"] += 1
+        elif isinstance(step, SegmentStep):
+            found[f"pieces in {low if step.low is None else f'{low} under autocast'}"] += 1
+        else:
+            found[f"elementwise passes in {low}"] += 1
+    return ["parts      " + "; ".join(f"{n} {what}" for what, n in found.items())] if found else []
+
+
+def _cost_lines(program: Program, plan: Plan, precision: Precision) -> list[str]:
+    work, seen = cost(plan), rates(plan, precision.tf32)
+    least = floor(work, seen)
+    bound = "FLOPs" if work.flops / seen.flops >= work.bytes / seen.bytes else "bytes"
+    apart = any(isinstance(layer, Segment) for layer in plan.network.layers)
+    lines = [
+        f"cost       {work.flops / 1e9:.3g} GFLOP and {work.bytes / 1e6:.3g} MB of activations an "
+        "image, forward and input gradient" + (", autograd's pieces not counted" if apart else ""),
+        f"floor      {least * 1e3:.3g} ms an image by its {bound}, estimated from a matrix product "
+        f"at {seen.flops / 1e9:.0f} GFLOP/s and a copy at {seen.bytes / 1e9:.0f} GB/s",
+    ]
+    if program.passed.images:
+        lines.append(
+            f"           {least * 1e3 * program.passed.images:.3g} ms for the passes of the last "
+            "running block"
+        )
+    return lines
+
+
+def _last_line(program: Program) -> str:
+    assert program.seconds is not None
+    done = program.passed
+    passes = f": {done.forwards} forwards, {done.gradients} gradients" if done.forwards else ""
+    return f"last       {program.seconds * 1e3:.1f} ms in the last running block{passes}"
 
 
 def _plan_lines(plan: Plan) -> list[str]:
@@ -81,11 +137,6 @@ def _plan_lines(plan: Plan) -> list[str]:
     if plan.parts.of(256) > 1:
         most = 256 // plan.parts.of(256)
         lines.append(f"batches    run in parts of about {most} images, which fit the caches")
-    work = cost(plan)
-    lines.append(
-        f"cost       {work['flops'] / 1e9:.2f} GFLOP and {work['bytes'] / 1e6:.1f} MB of "
-        "activations an image, forward and input gradient"
-    )
     return lines
 
 
@@ -99,23 +150,6 @@ def _name(node: Any) -> str:
     if node.op == "call_module":
         return str(node.target)
     return str(getattr(node.target, "__name__", node.target))
-
-
-def cost(plan: Plan) -> dict[str, float]:
-    """FLOPs and bytes of one image's forward and input gradient: convolutions and linear layers
-    twice each, every layer's input and output once each way."""
-    flops = moved = 0.0
-    for layer in plan.network.layers:
-        if isinstance(layer, (Segment, Constant)):
-            continue
-        made = layer.output.meta["shape"]
-        batch = made[0]
-        if isinstance(layer, Convolution):
-            shape = plan.shapes[id(layer)]
-            flops += 2 * 2 * math.prod(made) / batch * math.prod(shape[1:])
-        elements = [math.prod(v.meta["shape"]) for v in (*layer.inputs, layer.output)]
-        moved += 2 * sum(elements) / batch * plan.dtype.itemsize
-    return {"flops": flops, "bytes": moved}
 
 
 def device_of(model: Any) -> torch.device:

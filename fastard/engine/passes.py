@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -18,8 +19,27 @@ NO_WAY_BACK = (
 NO_FORWARD = "vjp needs a forward before it, in the same running block."
 
 
+@dataclass
+class Passed:
+    """What went through: calls each way, and images both forward and back (halves count half)."""
+
+    forwards: int = 0
+    gradients: int = 0
+    images: float = 0.0
+
+    def forward(self, feed: Tensor) -> None:
+        self.forwards += 1
+        self.images += len(feed) / 2
+
+    def back(self, dlogits: Tensor) -> None:
+        self.gradients += 1
+        self.images += len(dlogits) / 2
+
+
 class Passes(Protocol):
     """Logits of a prepared input and the input's gradient; one forward is kept at a time."""
+
+    passed: Passed
 
     def forward(self, feed: Tensor) -> Tensor: ...
 
@@ -53,7 +73,7 @@ class EagerPasses:
     """The module as it is, under autograd."""
 
     def __init__(self, run: Model) -> None:
-        self.run = run
+        self.run, self.passed = run, Passed()
         self.writes_input = False
         self._leaf: Tensor | None = None
         self._logits: Tensor | None = None
@@ -71,6 +91,7 @@ class EagerPasses:
             return self.run(leaf.clone())
 
     def forward(self, feed: Tensor) -> Tensor:
+        self.passed.forward(feed)
         # The last graph goes before the next is built: peak memory is one pass.
         self.forget()
         self._leaf = feed.detach().requires_grad_()
@@ -80,6 +101,7 @@ class EagerPasses:
     def vjp(self, dlogits: Tensor, retain: bool) -> Tensor:
         if self._leaf is None or self._logits is None:
             raise RuntimeError(NO_FORWARD)
+        self.passed.back(dlogits)
         dx = None
         if self._logits.requires_grad:
             (dx,) = torch.autograd.grad(
@@ -90,6 +112,7 @@ class EagerPasses:
         return dx
 
     def infer(self, feed: Tensor) -> Tensor:
+        self.passed.forward(feed)
         with torch.no_grad():
             # A copy, since some models write into their input.
             source = feed.detach().clone() if self.writes_input else feed.detach()
@@ -103,12 +126,13 @@ class PlannedPasses:
     """A plan, with the records of its last forward, one a part of the batch."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+        self.plan, self.passed = plan, Passed()
         self._records: list[Record] | None = None
         self._sizes: list[int] = []
 
     def forward(self, feed: Tensor) -> Tensor:
         self._records = None
+        self.passed.forward(feed)
         feed = feed.detach()
         parts = feed.chunk(self.plan.parts.of(len(feed)))
         made = [self.plan.forward(part) for part in parts]
@@ -119,6 +143,7 @@ class PlannedPasses:
         records = self._records
         if records is None:
             raise RuntimeError(NO_FORWARD)
+        self.passed.back(dlogits)
         found = []
         for record, seed in zip(records, dlogits.split(self._sizes), strict=True):
             dx = self.plan.backward(record, seed, retain)
@@ -130,6 +155,7 @@ class PlannedPasses:
         return _joined(found)
 
     def infer(self, feed: Tensor) -> Tensor:
+        self.passed.forward(feed)
         feed = feed.detach()
         parts = feed.chunk(self.plan.parts.of(len(feed)))
         return checked(_joined([self.plan.infer(part) for part in parts]), feed)

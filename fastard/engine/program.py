@@ -16,7 +16,7 @@ from fastard import checks, ops
 from fastard.engine import compiled
 from fastard.engine.explain import explanation
 from fastard.engine.guard import attack_mode, check_mode
-from fastard.engine.passes import EagerPasses, Passes, PlannedPasses
+from fastard.engine.passes import EagerPasses, Passed, Passes, PlannedPasses
 from fastard.engine.plan import Plan
 from fastard.engine.precision import Precision, arithmetic, resolve, tf32
 from fastard.engine.unwrap import Model, inner_model
@@ -105,6 +105,7 @@ class Program:
         # What explain() tells of the last running block.
         self.made: compiled.Compiled | None = None
         self.seconds: float | None = None
+        self.passed = Passed()
 
     def _own_statistics(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """The mean and std given with the program, on x's device."""
@@ -195,6 +196,7 @@ class Program:
                     self._passes = EagerPasses(run)
                 yield
         finally:
+            self.passed = Passed() if self._passes is None else self._passes.passed
             self._depth, self._passes, self._resolved = 0, None, None
             self.seconds = time.perf_counter() - begun
 

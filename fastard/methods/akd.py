@@ -97,7 +97,7 @@ class AKD(LabelAttack):
     ) -> tuple[torch.Tensor, Logs]:
         options = self.options
         clean = options.teacher_input == "clean"
-        answers = self._teacher_logits(x) if clean else self._ask_teachers(x_adv)
+        answers = self._teacher_logits(x) if clean else self._ask_teachers(x_adv, remember=True)
         adv_logits = self.student(x_adv)
         loss = losses.kd(
             adv_logits, self._ensemble(answers), y, options.teacher_weight, options.temperature

@@ -93,7 +93,7 @@ class AKD2(LabelAttack):
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
     ) -> tuple[torch.Tensor, Logs]:
         options = self.options
-        robust_logits, standard_logits = self._ask_teachers(x_adv)
+        robust_logits, standard_logits = self._ask_teachers(x_adv, remember=True)
         adv_logits = self.student(x_adv)
         loss = losses.akd2(
             adv_logits,

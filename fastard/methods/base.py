@@ -15,6 +15,7 @@ from torch import nn
 from fastard import checks
 from fastard.api import clean_eval_logits
 from fastard.kinds import unknown
+from fastard.methods.logit_cache import LogitCache
 from fastard.methods.options import AttackOptions, MethodOptions, plain_names
 from fastard.methods.recipes import Preset
 
@@ -51,8 +52,13 @@ class Method(nn.Module, ABC):
     """None: as many as are given."""
     teacher_roles: ClassVar[tuple[str, ...]] = ()
     """What each teacher is, in the order in which they are given; empty where all are alike."""
+    trains_teachers: ClassVar[bool] = False
+    """Whether its teachers are trained along, as submodules, in place of being asked."""
     selects_on: ClassVar[str] = "robust"
     """The validation accuracy by which a run's best epoch is chosen: "robust" or "clean"."""
+    teacher_sees_clean: ClassVar[bool] = False
+    """Whether the teachers, fixed ones, are asked for the clean images alone: their logits may then
+    be cached."""
     student: nn.Module
     options: MethodOptions
 
@@ -70,6 +76,27 @@ class Method(nn.Module, ABC):
             teacher.eval()
         self.attack_timer: contextlib.AbstractContextManager = contextlib.nullcontext()
         self._remembered: tuple[weakref.ref, list[torch.Tensor]] | None = None
+        self._cache: LogitCache | None = None
+        self._keys: tuple[weakref.ref, torch.Tensor, torch.Tensor] | None = None
+        self._widths: list[int] = []
+
+    @property
+    def cache(self) -> LogitCache | None:
+        """The teachers' logits of earlier batches; set it, and give `index` and `view` with each.
+
+        Raises ValueError when set for a method whose teachers see attacked images, which never come
+        again, or which has no teacher.
+        """
+        return self._cache
+
+    @cache.setter
+    def cache(self, cache: LogitCache | None) -> None:
+        if cache is not None and not (self.teacher_sees_clean and self.teachers):
+            why = "its teacher sees images that never come again"
+            if not self.teachers:
+                why = "it has no teacher"
+            raise ValueError(f"method {self.name!r} cannot use a logit cache: {why}.")
+        self._cache = cache
 
     @classmethod
     def option_names(cls) -> list[str]:
@@ -159,17 +186,22 @@ class Method(nn.Module, ABC):
         Args:
             x: [B, C, H, W] images in [0, 1], at least one.
             y: [B] labels of an integer dtype.
-            index, view: which training image and which augmentation of it each row is, [B]; for
-                methods that cache what depends on the pair alone.
+            index, view: which training image and which crop and flip of it each row is, [B], as in
+                `fastard.data.Batch`; needed by a `cache` and by nothing else.
 
         Returns: the 0-dim loss with its graph, and logs, detached 0-dim tensors by name.
 
-        Raises TypeError or ValueError for an empty batch or labels that are none.
+        Raises TypeError or ValueError for an empty batch, labels that are none, or a cache without
+        index and view.
         """
         checks.floating(x, "x")
         if len(x) == 0:
             raise ValueError(f"x must hold at least one image, but has shape {list(x.shape)}.")
         y = checks.labels(y, len(x), x.device).to(torch.int64)
+        if self._cache is not None:
+            if index is None or view is None:
+                raise ValueError("index and view must be given with a logit cache, but are None.")
+            self._keys = (weakref.ref(x), index, view)
         x = self.views(x)
         with self.attack_timer:
             x_adv = self.attack(x, y)
@@ -218,10 +250,23 @@ class Method(nn.Module, ABC):
             self.student(x)
 
     def _ask_teachers(self, x: torch.Tensor, *, remember: bool = False) -> list[torch.Tensor]:
-        """The teachers' logits of x; an attack remembers them for the outer loss of the same x."""
-        logits = [clean_eval_logits(teacher.eval(), x) for teacher in self.teachers]
+        """The teachers' logits of x; remembered, they answer the next question for this very x."""
+        if self._cache is not None and self._keys is not None and self._keys[0]() is x:
+            _, index, view = self._keys
+            joined = self._cache.logits(x, index, view, self._joined_logits)
+            if not self._widths:
+                # Every row was known from another method with the same teachers.
+                self._joined_logits(x[:1])
+            logits = list(joined.split(self._widths, 1))
+        else:
+            logits = [clean_eval_logits(teacher.eval(), x) for teacher in self.teachers]
         self._remembered = (weakref.ref(x), logits) if remember else None
         return logits
+
+    def _joined_logits(self, x: torch.Tensor) -> torch.Tensor:
+        logits = [clean_eval_logits(teacher.eval(), x) for teacher in self.teachers]
+        self._widths = [each.shape[1] for each in logits]
+        return torch.cat(logits, 1)
 
     def _teacher_logits(self, x: torch.Tensor) -> list[torch.Tensor]:
         """What the attack on this very x left behind, once; else a fresh answer."""
@@ -231,8 +276,9 @@ class Method(nn.Module, ABC):
         return self._ask_teachers(x)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A weak reference cannot be pickled, and what it remembers is of one batch.
-        return {**self.__dict__, "_remembered": None}
+        # Weak references cannot be pickled, and what they remember is of one batch; a copy starts
+        # with a cache of its own, where it is given one.
+        return {**self.__dict__, "_remembered": None, "_keys": None, "_cache": None}
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={getattr(self.options, name)!r}" for name in self.option_names())

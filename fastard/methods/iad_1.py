@@ -100,7 +100,7 @@ class IAD1(EpochCount, LabelAttack):
             self._update_statistics(x_adv)
         logs = {"robust_accuracy": accuracy(adv_logits, y)}
         if self.epoch > options.warm_up:
-            (doubted_logits,) = self._ask_teachers(x_adv)
+            (doubted_logits,) = self._ask_teachers(x_adv, remember=True)
             trust = losses.teacher_trust(doubted_logits, y, options.beta)
             clean_logits = self.student(x)
             loss = losses.iad_1(

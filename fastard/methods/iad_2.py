@@ -82,7 +82,7 @@ class IAD2(EpochCount, LabelAttack):
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
     ) -> tuple[torch.Tensor, Logs]:
         options = self.options
-        robust_logits, standard_logits = self._ask_teachers(x_adv)
+        robust_logits, standard_logits = self._ask_teachers(x_adv, remember=True)
         adv_logits = self.student(x_adv)
         logs = {"robust_accuracy": accuracy(adv_logits, y)}
         weights = {

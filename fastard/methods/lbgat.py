@@ -70,6 +70,7 @@ class LBGAT(SelfAttack):
     )
     least_teachers = most_teachers = 1
     teacher_roles = ("helper",)
+    trains_teachers = True
     helper: nn.Module
 
     def __init__(

@@ -122,9 +122,12 @@ class AttackOptions(NoisyOptions):
     steps: int = 10
     random_start: bool | str = True
     clip_start: bool | None = None
+    engine: bool = True
+    """False attacks in eager autograd."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._flag("engine")
         self._radius("alpha")
         self._count("steps")
         start = self.random_start

@@ -57,6 +57,10 @@ class OverBase(Method):
             raise ValueError(
                 f"option base must be a method that learns from a teacher, but is {base.name!r}."
             )
+        if base.trains_teachers:
+            raise ValueError(
+                f"option base must be a method whose teachers stay fixed, but is {base.name!r}."
+            )
         return base
 
     @classmethod

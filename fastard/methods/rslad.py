@@ -71,6 +71,7 @@ class RSLAD(Method):
         ),
     )
     least_teachers = most_teachers = 1
+    teacher_sees_clean = True
 
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         (teacher_logits,) = self._ask_teachers(x, remember=True)

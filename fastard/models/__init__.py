@@ -11,7 +11,9 @@ from fastard.models.logit_map import LogitMap
 from fastard.models.normalized import Normalized
 from fastard.models.registry import build, names
 from fastard.models.state_files import load_state
+from fastard.models.teachers import load_teacher
 
 __all__ = [
-    "LogitMap", "Normalized", "build", "load", "load_checkpoint", "load_state", "names", "save",
+    "LogitMap", "Normalized", "build", "load", "load_checkpoint", "load_state", "load_teacher",
+    "names", "save",
 ]  # fmt: skip

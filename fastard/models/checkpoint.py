@@ -19,6 +19,7 @@ from fastard.models.logit_map import LogitMap
 from fastard.models.normalized import Normalized
 from fastard.models.registry import build, find
 from fastard.models.state_files import load_state
+from fastard.models.wideresnet import WideResNet
 
 
 def save(
@@ -71,7 +72,7 @@ def save(
     state = model.state_dict()
     if isinstance(model, LogitMap) and normaliser is model.backbone:
         state = {re.sub(r"^backbone\.model\.", "backbone.", k): v for k, v in state.items()}
-    _require_fit(state, _skeleton(meta), meta, source="the model to save")
+    require_fit(state, _skeleton(meta), meta, source="the model to save")
     metadata = {key: json.dumps(value) for key, value in meta.items()}
     # A copy of each tensor, because safetensors refuses tensors that share memory.
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
@@ -114,8 +115,11 @@ def load_checkpoint(
     if name is None:
         raise ValueError(f"{path} does not say its architecture: give name=, such as 'resnet18'")
     if "architecture" not in stored:
-        architecture = find(name)
-        stored = {"mean": architecture.mean, "std": architecture.std, **stored}
+        mean_there, std_there = find(name).normaliser(num_classes or 10)
+        stored = {"mean": mean_there, "std": std_there, **stored}
+        if find(name).make is WideResNet and not any(k.startswith("sub_block1.") for k in state):
+            # TRADES' checkpoints hold this stage, which its forward never uses, and others do not.
+            kwargs.setdefault("sub_block", False)
     elif stored["architecture"] != name:
         # Keywords of another architecture mean nothing to this one.
         stored = {**stored, "kwargs": {}, "logit_map": None}
@@ -130,8 +134,8 @@ def load_checkpoint(
     given = {key: value for key, value in given.items() if value is not None}
     meta = _describe(name, **{**stored, **given})
     model: nn.Module = _skeleton(meta)
-    _require_fit(state, model, meta, source=str(path))
-    _assign(model, state)
+    require_fit(state, model, meta, source=str(path))
+    assign(model, state)
     if meta["mean"] is not None:
         # A map stays outermost, where the method that trains it looks for it.
         if isinstance(model, LogitMap):
@@ -242,9 +246,14 @@ def _apart(model: nn.Module) -> tuple[nn.Module, Normalized | None]:
     return model, None
 
 
-def _require_fit(
+def require_fit(
     state: Mapping[str, Tensor], model: nn.Module, meta: Mapping[str, Any], *, source: str
 ) -> None:
+    """Check that `state` has the entries and shapes of `model`.
+
+    Raises:
+        ValueError: it has not; `source` and `meta` say in the sentence whose and what it was.
+    """
     expected = model.state_dict()
     misfit = f"{source} is not a {meta['architecture']} with num_classes={meta['num_classes']}"
     missing = [k for k in expected if k not in state and not _is_counter(k)]
@@ -265,7 +274,8 @@ def _require_fit(
             )
 
 
-def _assign(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def assign(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give `model`, on any device, the tensors of `state`."""
     whole = {}
     for key, target in model.state_dict().items():
         if key in state:

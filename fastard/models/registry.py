@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from fastard.kinds import unknown
+from fastard.models import deepmind_wrn
 from fastard.models import public_teachers as teachers
 from fastard.models.mobilenetv2 import MobileNetV2
 from fastard.models.preactresnet import PreActResNet
@@ -23,7 +24,8 @@ class Architecture:
     """What a name stands for.
 
     `only_size` is the one image size that fits (None: any); `takes_size` says whether the
-    constructor is told; `mean` and `std` are the normaliser that the published weights expect.
+    constructor is told; `mean` and `std` are the normaliser that the published weights expect,
+    `normalisers` those for another number of classes.
     """
 
     make: Callable[..., nn.Module]
@@ -34,6 +36,15 @@ class Architecture:
     takes_size: bool = False
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    normalisers: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = field(
+        default_factory=dict
+    )
+
+    def normaliser(
+        self, num_classes: int
+    ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+        """Mean and std for published weights of so many classes."""
+        return self.normalisers.get(num_classes, (self.mean, self.std))
 
 
 ARCHITECTURES = {
@@ -54,8 +65,14 @@ ARCHITECTURES = {
 }
 
 # The members of the open families that papers use; `find` accepts every other as well.
-COMMON = ("wrn-16-4", "wrn-28-10", "wrn-34-10", "wrn-34-20", "wrn-70-16", "small_cnn-16")
-FAMILIES = "any wrn-D-K with D = 6n + 4 (wrn-34-10) and small_cnn-W of stem width W (small_cnn-16)"
+COMMON = (
+    *("wrn-16-4", "wrn-28-10", "wrn-34-10", "wrn-34-20", "wrn-70-16", "small_cnn-16"),
+    *("deepmind-wrn-28-10", "deepmind-wrn-34-20", "deepmind-wrn-70-16"),
+)
+FAMILIES = (
+    "any wrn-D-K and deepmind-wrn-D-K with D = 6n + 4",
+    "small_cnn-W of stem width W",
+)
 
 
 def names() -> list[str]:
@@ -77,11 +94,16 @@ def find(name: str) -> Architecture:
     if match := re.fullmatch(r"small_cnn-(\d+)", name):
         fixed = {"width": int(match.group(1))}
         return Architecture(SmallCNN, fixed, in_channels=1, image_size=28, takes_size=True)
-    nearest = difflib.get_close_matches(name.lower(), names(), n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    raise ValueError(
-        f"model is {name!r} but must be one of {', '.join(ARCHITECTURES)} or {FAMILIES}{hint}"
-    )
+    if match := re.fullmatch(r"deepmind-wrn-(\d+)-(\d+)", name):
+        depth, widen_factor = map(int, match.groups())
+        return Architecture(
+            deepmind_wrn.DeepMindWideResNet,
+            {"depth": depth, "widen_factor": widen_factor},
+            mean=teachers.CIFAR10_MEAN,
+            std=teachers.CIFAR10_STD,
+            normalisers={100: (deepmind_wrn.CIFAR100_MEAN, deepmind_wrn.CIFAR100_STD)},
+        )
+    raise unknown("model", name, [*ARCHITECTURES, *COMMON, *FAMILIES])
 
 
 def build(
@@ -97,8 +119,8 @@ def build(
     It takes images [N, in_channels, image_size, image_size] in [0, 1] and returns logits
     [N, num_classes]. `in_channels` is 3 where not given (small_cnn: 1). Only small_cnn depends on
     `image_size` (default 28); the others take any size their strides allow, resnet4b and cnn_a 32.
-    `kwargs` go to the network: `width` (small_cnn), `drop_rate` and `sub_block` (wrn), `final_bn`
-    (preactresnet18).
+    `kwargs` go to the network: `width` (small_cnn), `drop_rate` and `sub_block` (wrn), `activation`
+    (deepmind-wrn), `final_bn` (preactresnet18).
 
     Raises:
         ValueError: the name is unknown, or a size or count does not fit the network.

@@ -191,3 +191,8 @@ def test_loss_and_gradient(distance):
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_base_that_trains_its_teacher_is_refused(setting):
+    with pytest.raises(ValueError, match="a method whose teachers stay fixed, but is 'lbgat'"):
+        methods.build("igdm", setting.student, [setting.teacher], base="lbgat")

@@ -72,6 +72,8 @@ def test_helper_belongs_to_the_method():
     helper.eval().requires_grad_(False)
     method = methods.build("lbgat", student, [helper])
     assert helper.training
+    assert method.trains_teachers
+    assert method.teachers == ()
     trained = {id(p) for p in method.trainable_parameters()}
     assert trained == {id(p) for net in (student, helper) for p in net.parameters()}
     assert all(p.requires_grad for p in helper.parameters())

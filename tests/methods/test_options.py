@@ -32,6 +32,7 @@ from .steps import student_for
         ("trades", {"clip_min": "abc"}, "option clip_min must be a finite number, but is 'abc'"),
         ("trades", {"clip_min": 1.0}, "option clip_min must be below clip_max"),
         ("trades", {"precision": "fp8"}, "unknown option precision 'fp8'"),
+        ("trades", {"engine": "no"}, "option engine must be True or False, but is 'no'"),
         ("trades", {"noise_device": "banana"}, "option noise_device must be None, cpu or a cuda"),
         ("trades", {"generator": 3}, "option generator must be a torch.Generator or None"),
         ("trades", {"beta": "abc"}, "option beta must be a finite number of at least 0"),

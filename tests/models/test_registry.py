@@ -48,14 +48,14 @@ def test_image_size_sets_the_depth_of_small_cnn(
     [("resnet19", "resnet18"), ("mobilenet_v2", "mobilenetv2"), ("WRN-34-10", "wrn-34-10")],
 )
 def test_unknown_name_lists_the_known_and_the_nearest(name: str, nearest: str) -> None:
-    with pytest.raises(ValueError, match="must be one of resnet18, resnet34.*wrn-D-K") as error:
+    with pytest.raises(ValueError, match="known: resnet18, resnet34.*wrn-D-K") as error:
         models.build(name)
     assert repr(name) in str(error.value)
     assert f"did you mean {nearest!r}?" in str(error.value)
 
 
 def test_unknown_name_without_a_near_one() -> None:
-    with pytest.raises(ValueError, match="model is 'zzzz' but must be one of") as error:
+    with pytest.raises(ValueError, match="unknown model 'zzzz'; known: ") as error:
         models.build("zzzz")
     assert "did you mean" not in str(error.value)
 
