@@ -54,7 +54,7 @@ def test_official_presets_have_the_published_values():
 @pytest.mark.parametrize(
     ("arguments", "options", "sentence"),
     [
-        (("rslda",), {}, r"unknown method 'rslda' \(did you mean 'rslad'\?\); known: natural, "),
+        (("rslda",), {}, r"unknown method 'rslda' \(did you mean 'rslad'\?\); known: "),
         (
             ("trades",),
             {"betta": 1},
