@@ -59,7 +59,7 @@ def _convolution(
         kernel = OneDNN(bare, Folded(shape[0], shape=shape, dtype=x.dtype, weight=weight))
         last = torch.channels_last
         given, seed = x.contiguous(memory_format=last), grad.contiguous(memory_format=last)
-        forward.append(lambda: kernel.forward(given, None))
+        forward.append(lambda: kernel.forward(given, None, False))
         backward.append(lambda: kernel.backward(seed, x.shape))
         if depthwise(bare, shape):
             taps = torch.randn(shape[2], shape[3], shape[0])

@@ -27,13 +27,20 @@ def epilogue(act: str, dtype: torch.dtype, channels: int, last: bool, device: st
         )  # fmt: skip
         scale, shift = torch.randn(2, channels, generator=generator)
         there = [t.to(device) for t in (x, scale, shift, other, saved)]
+        pre = torch.empty_like(there[0])
+        # As after a convolution: the bias is added again, two gradients meet, the first in fp32.
+        after = there[4], None, None, act
         got = (
-            ops.epilogue(*there[:4], act),
+            ops.epilogue(*there[:4], act, pre=pre),
             ops.epilogue_backward(there[0], there[4], there[1], there[3], act),
+            ops.epilogue_backward(there[0].float(), *after, None, there[2], there[3]),
+            pre,
         )
         wanted = (
             reference_layers.epilogue(x, scale, shift, other, act),
             reference_layers.epilogue_backward(x, saved, scale, other, act),
+            reference_layers.epilogue_backward(x.float(), saved, None, None, act, shift, other),
+            reference_layers.summed(x, scale, shift, other).to(dtype),
         )
         return got, [w.double() for w in wanted]
 

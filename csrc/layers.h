@@ -28,13 +28,15 @@ struct FoldArgs {
   int64_t count;
 };
 
-// Forward: act(x * scale + shift + other). Backward: x * act'(saved) * scale + other, where saved
-// is the output of kRelu and kRelu6 and the input of the others.
+// Forward: act(v), v = x * scale + shift + other. Backward: (x + extra) * act'(v) * scale + other,
+// where v is saved * scale + shift, or, without shift, what saved says: the output of kRelu and
+// kRelu6 (they mask alike), v itself for the others.
 struct EpilogueArgs {
-  const void *x, *other, *saved;
+  const void *x, *other, *saved, *extra;
   const float *scale, *shift;  // [channels] or null
-  void* out;                   // may be x or other
-  int type, act;
+  void* out;                   // may be x, other or extra
+  void* pre;                   // forward: v, or null; may be x
+  int x_type, type, act;       // x may be fp32 beside half precision: the cast is done here
   bool backward;
   int64_t count, channels, plane;  // element i belongs to channel (i / plane) % channels
 };

@@ -24,38 +24,51 @@ def _per_channel(values: Tensor | None, like: Tensor) -> Tensor | None:
     return values.to(torch.float32).view(1, -1, *[1] * (like.dim() - 2))
 
 
+def summed(x: Tensor, scale: Tensor | None, shift: Tensor | None, other: Tensor | None) -> Tensor:
+    """x * scale + shift + other in fp32."""
+    v, scale, shift = x.float(), _per_channel(scale, x), _per_channel(shift, x)
+    v = v if scale is None else v * scale
+    v = v if shift is None else v + shift
+    return v if other is None else v + other.float()
+
+
 def epilogue(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, other: Tensor | None, act: str
 ) -> Tensor:
     """act(x * scale + shift + other), computed in fp32."""
-    v, scale, shift = x.float(), _per_channel(scale, x), _per_channel(shift, x)
-    v = v if scale is None else v * scale
-    v = v if shift is None else v + shift
-    v = v if other is None else v + other.float()
-    return _FORWARD[act](v).to(x.dtype)
+    return _FORWARD[act](summed(x, scale, shift, other)).to(x.dtype)
 
 
 def epilogue_backward(
-    grad: Tensor, saved: Tensor | None, scale: Tensor | None, residual: Tensor | None, act: str
+    grad: Tensor,
+    saved: Tensor | None,
+    scale: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    shift: Tensor | None = None,
+    extra: Tensor | None = None,
 ) -> Tensor:
-    """grad * act'(saved) * scale + residual; saved is act's output for relu and relu6, else its
-    input."""
-    g = grad.float()
-    if act == "relu":
+    """(grad + extra) * act'(v) * scale + residual, in saved's dtype; v is saved * scale + shift if
+    there is a shift, else saved: act's output for relu and relu6, its input for the others."""
+    g, dtype = grad.float(), grad.dtype if saved is None else saved.dtype
+    g = g if extra is None else g + extra.float()
+    scale, shift = _per_channel(scale, grad), _per_channel(shift, grad)
+    if act != "none":
         assert saved is not None
-        g = torch.where(saved > 0, g, 0.0)
-    elif act == "relu6":
-        assert saved is not None
-        g = torch.where((saved > 0) & (saved < 6), g, 0.0)
-    elif act != "none":
-        assert saved is not None
-        with torch.enable_grad():
-            v = saved.detach().float().requires_grad_()
-            (g,) = torch.autograd.grad(_FORWARD[act](v), v, g)
-    scale = _per_channel(scale, grad)
+        v = saved.detach().float()
+        if shift is not None:
+            v = v + shift if scale is None else v * scale + shift
+        if act == "relu":
+            g = torch.where(v > 0, g, 0.0)
+        elif act == "relu6":
+            g = torch.where((v > 0) & (v < 6), g, 0.0)
+        else:
+            with torch.enable_grad():
+                v = v.requires_grad_()
+                (g,) = torch.autograd.grad(_FORWARD[act](v), v, g)
     g = g if scale is None else g * scale
     g = g if residual is None else g + residual.float()
-    return g.to(grad.dtype)
+    return g.to(dtype)
 
 
 def fold(

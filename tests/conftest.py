@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastard import ops
+
 POISON = float("nan")
 
 
@@ -26,6 +28,16 @@ def poisoned(monkeypatch):
     for name in ("empty", "empty_like", "empty_strided"):
         monkeypatch.setattr(torch, name, poison(getattr(torch, name)))
     monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
+
+
+@pytest.fixture(params=["kernel", "reference"])
+def either(request, monkeypatch):
+    """Runs a test of the engine's ops with the kernel and with plain PyTorch."""
+    if request.param == "reference":
+        monkeypatch.setattr(ops.layers, "implementation", lambda op, t: None)
+    elif ops.backend("epilogue", "cpu").name != "native":
+        pytest.skip(ops.backend("epilogue", "cpu").reason)
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -35,17 +35,16 @@ template <class Device> void fold_bn(StableIValue* s, uint64_t, uint64_t) {
   Device(arena).fold(a);
 }
 
-EpilogueArgs epilogue_args(const Tensor& x, const Tensor& scale, const Tensor& shift,
-                           const Tensor& other, const Tensor& saved, int64_t act,
-                           const Tensor& out) {
+// `like` is x, or, where x may be wider, out.
+EpilogueArgs epilogue_args(const Tensor& x, const Tensor& like, const Tensor& scale,
+                           const Tensor& shift, int64_t act, const Tensor& out) {
   require(act >= kNoAct && act <= kHardswish, "act is not a known code.");
   require(x.dim() >= 1 && x.dense_samples(), "x must be contiguous or channels_last.");
-  if (other) require_same(other, x, "other");
-  if (saved) require_same(saved, x, "saved");
-  require_same(out, x, "out");
   EpilogueArgs a = {};
-  a.type = x.type("x");
-  require(a.type != kF64, "x must be float32, float16 or bfloat16.");
+  a.x_type = x.type("x");
+  require(a.x_type != kF64, "x must be float32, float16 or bfloat16.");
+  require_same(out, like, "out");
+  a.type = out.type("out");
   a.act = int(act);
   a.count = x.numel();
   a.channels = x.dim() > 1 ? x.sizes()[1] : 1;
@@ -54,28 +53,47 @@ EpilogueArgs epilogue_args(const Tensor& x, const Tensor& scale, const Tensor& s
   a.scale = per_channel(scale, x, "scale");
   a.shift = per_channel(shift, x, "shift");
   a.x = x.data();
-  a.other = other.data();
-  a.saved = saved.data();
-  a.out = out.mutable_data();
   return a;
 }
 
-// x, scale, shift, other, act, out
+const void* operand(const Tensor& t, const Tensor& like, const char* name) {
+  if (t) require_same(t, like, name);
+  return t.data();
+}
+
+// x, scale, shift, other, act, out, pre
 template <class Device> void epilogue(StableIValue* s, uint64_t, uint64_t) {
   Tensor x = Tensor::required(s[0]), scale = Tensor::optional(s[1]), shift = Tensor::optional(s[2]);
   Tensor other = Tensor::optional(s[3]), out = Tensor::required(s[5]);
-  Device(x).epilogue(
-      epilogue_args(x, scale, shift, other, Tensor(), decode<int64_t>(s[4]), out));
+  Tensor pre = Tensor::optional(s[6]);
+  EpilogueArgs a = epilogue_args(x, x, scale, shift, decode<int64_t>(s[4]), out);
+  a.other = operand(other, x, "other");
+  if (pre) require_same(pre, x, "pre");
+  a.out = out.mutable_data();
+  a.pre = pre.mutable_data();
+  Device(x).epilogue(a);
 }
 
-// grad, saved, scale, residual, act, out
+// grad, saved, scale, residual, act, out, shift, extra
 template <class Device> void epilogue_backward(StableIValue* s, uint64_t, uint64_t) {
   Tensor grad = Tensor::required(s[0]), saved = Tensor::optional(s[1]);
   Tensor scale = Tensor::optional(s[2]), residual = Tensor::optional(s[3]);
-  Tensor out = Tensor::required(s[5]);
+  Tensor out = Tensor::required(s[5]), shift = Tensor::optional(s[6]);
+  Tensor extra = Tensor::optional(s[7]);
   const int64_t act = decode<int64_t>(s[4]);
   require(saved || act == kNoAct, "this activation's backward needs saved.");
-  EpilogueArgs a = epilogue_args(grad, scale, Tensor(), residual, saved, act, out);
+  const bool cast = grad.dtype() == aoti_torch_dtype_float32();
+  if (cast)
+    require(grad.same_shape(out) && grad.same_layout(out) &&
+                grad.device_type() == out.device_type() &&
+                grad.device_index() == out.device_index(),
+            "out must have x's shape and layout, on x's device.");
+  EpilogueArgs a = epilogue_args(grad, cast ? out : grad, scale, shift, act, out);
+  require(a.type != kF64, "out must be float32, float16 or bfloat16.");
+  a.other = operand(residual, out, "residual");
+  a.saved = act == kNoAct ? nullptr : operand(saved, out, "saved");
+  a.extra = operand(extra, out, "extra");
+  a.out = out.mutable_data();
   a.backward = true;
   Device(grad).epilogue(a);
 }
@@ -205,10 +223,10 @@ void define_layer_ops(TorchLibraryHandle lib) {
   define(lib, "fold_bn_(Tensor(a!) arena, Tensor table) -> ()");
   define(lib,
          "epilogue(Tensor x, Tensor? scale, Tensor? shift, Tensor? other, int act, "
-         "Tensor(a!) out) -> ()");
+         "Tensor(a!) out, Tensor(b!)? pre=None) -> ()");
   define(lib,
          "epilogue_backward(Tensor grad, Tensor? saved, Tensor? scale, Tensor? residual, "
-         "int act, Tensor(a!) out) -> ()");
+         "int act, Tensor(a!) out, Tensor? shift=None, Tensor? extra=None) -> ()");
   define(lib,
          "depthwise(Tensor x, Tensor weight, Tensor? bias, int stride, int padding, int act, "
          "int in_act, Tensor(a!) y, Tensor(b!)? in_bits, Tensor(c!)? out_bits) -> ()");

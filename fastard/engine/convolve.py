@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastard import ops
 from fastard.engine.layers import Convolution
+from fastard.engine.masks import MASKED, Mask, finished, mask_of
 from fastard.engine.weights import Folded
 
 _CL = torch.channels_last
@@ -61,6 +62,32 @@ def onednn() -> tuple[bool, str]:
     return True, "oneDNN convolutions with fused epilogues"
 
 
+# How oneDNN calls the activations: an attribute, its numbers, an algorithm.
+ATTRIBUTES: dict[str, tuple[str, list[float], str | None]] = {
+    "none": ("none", [], None), "relu": ("relu", [], None), "relu6": ("hardtanh", [0.0, 6.0], None),
+    "silu": ("swish", [], None), "gelu": ("gelu", [], "none"), "gelu_tanh": ("gelu", [], "tanh"),
+    "hardswish": ("hardswish", [], None),
+}  # fmt: skip
+
+
+@functools.cache
+def refused_acts() -> dict[str, str]:
+    """The activations that those convolutions do not take in, or get wrong, and why."""
+    z = torch.tensor([-1e4, -90.0, -20.0, -3.0, -1.0, -0.01, 0.0, 0.01, 1.0, 3.0, 20.0, 1e4])
+    x = z.view(1, 1, 1, -1).repeat(1, 16, 1, 1).contiguous(memory_format=_CL)
+    one: list[Any] = [torch.eye(16)[:, :, None, None], None, [0, 0], [1, 1], [1, 1], 1]
+    refused: dict[str, str] = {}
+    for act, attribute in ATTRIBUTES.items():
+        try:
+            y = onednn_ops().pointwise(x, *one, *attribute)[0, 5, 0]
+        except RuntimeError as error:
+            refused[act] = str(error).strip().splitlines()[0]
+            continue
+        if not torch.allclose(y, ops.epilogue(z, act=act), rtol=1e-5, atol=1e-6):
+            refused[act] = f"wrong here: {y.tolist()}"
+    return refused
+
+
 class OneDNN:
     """channels_last convolutions with bias, residual and activation inside, by prepacked weights;
     the input gradient is the transposed convolution with the same weight."""
@@ -78,25 +105,33 @@ class OneDNN:
         """The folded weights have changed."""
         self.packed, self.packed_back = None, {}
 
-    def forward(self, x: Tensor, other: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, other: Tensor | None, keep: bool) -> tuple[Tensor, Mask | None]:
+        """The layer's output and, to `keep`, how a gradient passes its activation."""
         layer, w = self.layer, self.weights
         x = x.contiguous(memory_format=_CL)
         packed = self.packed  # another thread may renew it meanwhile
         if packed is None:
             packed = self.packed = self.ops.pack(w.weight, *self.sizes, list(x.shape))
-        if other is None:
-            attr, scalars = _ATTRIBUTES[layer.act]
-            return self.ops.pointwise(x, packed, w.bias, *self.sizes, attr, scalars, None)
-        other = other.contiguous(memory_format=_CL)
-        if self.refused is None:
-            try:
-                return self._summed(x, other, packed)
-            except RuntimeError as error:  # some shapes have no such kernel in bf16
-                self.refused = str(error).strip().splitlines()[0]
-        y = self.ops.pointwise(x, packed, w.bias, *self.sizes, "none", [], None)
-        return ops.epilogue(y, other=other, act=layer.act, out=y)
+        if other is not None:
+            other = other.contiguous(memory_format=_CL)
+            if self.refused is None:
+                try:
+                    return self._summed(x, other, packed, keep)
+                except RuntimeError as error:  # some shapes have no such kernel in bf16
+                    self.refused = str(error).strip().splitlines()[0]
+        # What is not masked needs its activation's input kept: in the convolution it would be lost.
+        lost = keep and layer.act not in (*MASKED, "none")
+        fused = other is None and not lost and layer.act not in refused_acts()
+        y = self.ops.pointwise(
+            x, packed, w.bias, *self.sizes, *(ATTRIBUTES[layer.act if fused else "none"])
+        )
+        if fused:
+            return y, mask_of(y, layer.act) if keep and layer.act != "none" else None
+        return finished(y, None, other, layer.act, keep)
 
-    def _summed(self, x: Tensor, other: Tensor, packed: Tensor) -> Tensor:
+    def _summed(
+        self, x: Tensor, other: Tensor, packed: Tensor, keep: bool
+    ) -> tuple[Tensor, Mask | None]:
         layer, w = self.layer, self.weights
         unary = "relu" if layer.act == "relu" else None
         # This op takes no fp32 bias beside bf16 tensors.
@@ -104,9 +139,9 @@ class OneDNN:
         y = self.ops.binary(
             x, other, packed, bias, *self.sizes, "add", 1.0, unary, [], None
         )  # fmt: skip
-        if layer.act not in ("none", "relu"):
-            y = ops.epilogue(y, act=layer.act, out=y)
-        return y
+        if unary is not None:
+            return y, mask_of(y, layer.act) if keep else None
+        return finished(y, None, None, layer.act, keep)
 
     def backward(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """The gradient in x."""
@@ -129,11 +164,6 @@ class OneDNN:
         )  # fmt: skip
 
 
-_ATTRIBUTES: dict[str, tuple[str, list[float]]] = {
-    "none": ("none", []), "relu": ("relu", []), "relu6": ("hardtanh", [0.0, 6.0]),
-}  # fmt: skip
-
-
 class Aten:
     """The library's convolution, then our epilogue kernel."""
 
@@ -144,12 +174,13 @@ class Aten:
     def renewed(self) -> None:
         """The folded weights have changed; nothing is derived from them."""
 
-    def forward(self, x: Tensor, other: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, other: Tensor | None, keep: bool) -> tuple[Tensor, Mask | None]:
+        """The layer's output and, to `keep`, how a gradient passes its activation."""
         layer, w = self.layer, self.weights
         y = torch.ops.aten.convolution.default(
             x.contiguous(memory_format=self.format), w.weight, None, layer.stride, layer.padding,
             layer.dilation, False, [0, 0], layer.groups)  # fmt: skip
-        return ops.epilogue(y, None, w.bias, other, layer.act, out=y)
+        return finished(y, w.bias, other, layer.act, keep)
 
     def backward(self, grad: Tensor, shape: torch.Size) -> Tensor:
         """The gradient in x."""

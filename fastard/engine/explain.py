@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fastard.engine.convolve import Aten, OneDNN, onednn
+from fastard.engine.convolve import Aten, OneDNN, onednn, refused_acts
 from fastard.engine.cost import cost, floor, rates
-from fastard.engine.layers import Activation, Affine, Convolution, Segment, Sum
+from fastard.engine.layers import Activation, Affine, Convolution, Layer, Segment, Sum
 from fastard.engine.plan import Plan
 from fastard.engine.precision import Precision, resolve
 from fastard.engine.segment import SegmentStep
@@ -114,14 +114,17 @@ def _plan_lines(plan: Plan) -> list[str]:
         f"{sum(isinstance(v, (Sum, Activation)) for v in layers)} other elementwise passes",
         f"folded     {folded} normalisations into weights, renewed at every attack"
         + (f"; not {', '.join(left[:4])}{', ...' if len(left) > 4 else ''}" if left else ""),
-        f"fused      {sum(v.act != 'none' for v in spatial)} activations and "
-        f"{sum(v.residual for v in spatial)} residual additions into convolutions",
+        f"fused      {_fused_acts(layers)} and {sum(v.residual for v in convolutions)} residual "
+        "additions into convolutions, linear layers, normalisations and sums",
     ]
     kernels = Counter(_KERNELS[type(k)] for k in plan.kernels)
     if kernels:
         lines.append("kernels    " + ", ".join(f"{n} by {name}" for name, n in kernels.items()))
     if plan.device.type == "cpu" and not onednn()[0]:
         lines.append(f"           {onednn()[1]}")
+    inside = {k.layer.act for k in plan.kernels if isinstance(k, OneDNN)}
+    refused = {act: why for act, why in refused_acts().items() if act in inside} if inside else {}
+    lines += [f"{act} apart, oneDNN: {why}" for act, why in refused.items()]
     lines += [
         f"sum apart  {k.layer.name}: {k.refused}"
         for k in plan.kernels
@@ -138,6 +141,13 @@ def _plan_lines(plan: Plan) -> list[str]:
         most = 256 // plan.parts.of(256)
         lines.append(f"batches    run in parts of about {most} images, which fit the caches")
     return lines
+
+
+def _fused_acts(layers: list[Layer]) -> str:
+    owners = [v for v in layers if isinstance(v, (Convolution, Affine, Sum))]
+    fused = Counter(v.act for v in owners if v.act != "none")
+    named = ", ".join(f"{act} x{n}" for act, n in fused.most_common())
+    return f"{sum(fused.values())} activations" + (f" ({named})" if named else "")
 
 
 _KERNELS: dict[type, str] = {

@@ -29,9 +29,6 @@ from fastard.engine.recognise import (
 )
 from fastard.engine.trace import Traced, Untraceable
 
-# What a convolution's own epilogue applies, and what the backward pass can undo from the output.
-_FROM_OUTPUT = ("relu", "relu6")
-
 
 class _Example(fx.Interpreter):
     """Notes what each node makes for an example batch."""
@@ -87,9 +84,8 @@ class _Fuser:
                 continue
             if self.fold:
                 self._norm_after(layer)
-            if layer.spatial:
-                self._residual(layer)
-                self._act(layer)
+            self._residual(layer)
+            self._act(layer)
             self.made[layer.output] = layer
 
     def _norm_after(self, layer: Convolution) -> None:
@@ -108,10 +104,10 @@ class _Fuser:
         layer.inputs.append(pair[0] if pair[1] is layer.output else pair[1])
         self._absorb(layer, user)
 
-    def _act(self, layer: Any, known: tuple[str, ...] = _FROM_OUTPUT) -> None:
+    def _act(self, layer: Any) -> None:
         user = self._next(layer.output)
         act = activation(user, self.modules) if user is not None else None
-        if user is not None and act in known:
+        if user is not None and act is not None:
             layer.act = act
             self._absorb(layer, user)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from fastard.engine.layers import (
     Segment,
     Sum,
 )
+from fastard.engine.masks import MASKED
 from fastard.engine.parts import Parts
 from fastard.engine.segment import SegmentStep
 from fastard.engine.steps import (
@@ -118,7 +118,7 @@ class Plan:
             last and not fused)  # fmt: skip
         made = self._number(layer.output)
         if not layer.spatial:
-            self.steps.append(LinearStep(folded, reads, made))
+            self.steps.append(LinearStep(folded, layer.act, reads, made))
             return
         kernel: Any = OneDNN(layer, folded) if fused else Aten(layer, folded)
         self.kernels.append(kernel)
@@ -129,7 +129,8 @@ class Plan:
             layer.weight, layer.bias, None, layer.after, shape, torch.float32, False)  # fmt: skip
         maker = next((s for s in self.steps if s.makes == reads), None)
         in_act = "none"
-        if isinstance(maker, ConvolutionStep) and len(layer.inputs[0].users) == 1:
+        alone = isinstance(maker, ConvolutionStep) and len(layer.inputs[0].users) == 1
+        if isinstance(maker, ConvolutionStep) and alone and maker.act in MASKED:
             in_act, maker.covered = maker.act, True
         step = DepthwiseStep(layer, folded, reads, self._number(layer.output), in_act, self.dtype)
         self.steps.append(step)
@@ -170,20 +171,22 @@ class Plan:
     def forward(self, feed: Tensor) -> tuple[Tensor, Record]:
         """Logits in fp32, and what `backward` needs."""
         record: Record = []
-        return self._run(feed, record.append), record
+        return self._run(feed, record), record
 
     def infer(self, feed: Tensor) -> Tensor:
         """Logits in fp32 with no gradient to follow."""
-        return self._run(feed, lambda saved: None)
+        return self._run(feed, None)
 
     @torch.no_grad()
-    def _run(self, feed: Tensor, keep: Callable[[Any], None]) -> Tensor:
+    def _run(self, feed: Tensor, record: Record | None) -> Tensor:
         values: list[Any] = [None] * len(self._numbers)
         values[0] = feed
         for at, value in self._constant_values:
             values[at] = value
         for step, free in zip(self.steps, self._frees, strict=True):
-            keep(step.forward(values))
+            saved = step.forward(values, record is not None)
+            if record is not None:
+                record.append(saved)
             for at in free:
                 values[at] = None
         return values[self._result].float()

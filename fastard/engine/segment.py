@@ -29,18 +29,19 @@ class SegmentStep:
         self.writes = any(written(node, modules) is not None for node in layer.nodes)
         self.run = _compiled(layer, modules)
 
-    def forward(self, values: Values) -> tuple[list[Tensor | None], list[Any]]:
+    def forward(self, values: Values, keep: bool) -> tuple[list[Tensor | None], list[Any]]:
         given: list[Any] = []
         leaves: list[Tensor | None] = []
-        with torch.enable_grad():
+        with torch.set_grad_enabled(keep):
             for value, constant in zip((values[i] for i in self.reads), self.constant, strict=True):
                 leaf = None
                 if isinstance(value, Tensor) and value.is_floating_point():
                     value = value.detach()
                     if not constant:
-                        leaf = value.requires_grad_()
-                        # Writing into a leaf that requires a gradient is refused.
-                        value = leaf.clone() if self.writes else leaf
+                        leaf = value.requires_grad_() if keep else None
+                        # Others may read what it writes into; a leaf that requires a gradient
+                        # refuses to be written into.
+                        value = value.clone() if self.writes else value
                 leaves.append(leaf)
                 given.append(value)
             if self.low is None:

@@ -61,8 +61,11 @@ def _fold_reference(arena: Tensor, table: list[list[int]], tensors: list[Tensor]
             arena[at : at + raw.numel()].copy_(raw)
 
 
-def _dense(t: Tensor, like: Tensor) -> Tensor:
-    if t.stride() == like.stride() and t.dtype == like.dtype:
+def _dense(t: Tensor, like: Tensor, wider: bool = False) -> Tensor:
+    """t in like's layout and dtype; with `wider` it may stay in fp32."""
+    if t.stride() == like.stride() and (
+        t.dtype == like.dtype or wider and t.dtype == torch.float32
+    ):
         return t
     return torch.empty_like(like).copy_(t)
 
@@ -81,15 +84,22 @@ def epilogue(
     other: Tensor | None = None,
     act: str = "none",
     out: Tensor | None = None,
+    pre: Tensor | None = None,
 ) -> Tensor:
-    """act(x * scale + shift + other), scale and shift fp32 per channel; `out` may be x."""
+    """act(x * scale + shift + other), scale and shift fp32 per channel; `out` may be x.
+
+    `pre`, which may be x too, is overwritten with what went into the activation.
+    """
     operator = implementation("epilogue", x)
     if operator is None:
         value = reference_layers.epilogue(x, scale, shift, other, act)
+        if pre is not None:
+            pre.copy_(reference_layers.summed(x, scale, shift, other))
         return value if out is None else out.copy_(value)
     x = dense(x)
     out = torch.empty_like(x) if out is None else out
-    operator.default(x, scale, shift, None if other is None else _dense(other, x), CODES[act], out)
+    other = None if other is None else _dense(other, x)
+    operator.default(x, scale, shift, other, CODES[act], out, pre)
     return out
 
 
@@ -100,22 +110,28 @@ def epilogue_backward(
     residual: Tensor | None = None,
     act: str = "none",
     out: Tensor | None = None,
+    shift: Tensor | None = None,
+    extra: Tensor | None = None,
 ) -> Tensor:
-    """grad * act'(saved) * scale + residual, in one pass; `out` may be grad or residual.
+    """(grad + extra) * act'(v) * scale + residual, in one pass; `out` may be grad, extra or
+    residual.
 
-    `saved` is the activation's output for relu and relu6, its input for the others.
+    With a `shift`, `saved` is the epilogue's x and v = saved * scale + shift. Without, it is the
+    activation's output for relu and relu6, and v itself for the others. The result has saved's
+    dtype; grad may be fp32 beside half precision.
     """
     operator = implementation("epilogue_backward", grad)
     if operator is None:
-        value = reference_layers.epilogue_backward(grad, saved, scale, residual, act)
+        value = reference_layers.epilogue_backward(
+            grad, saved, scale, residual, act, shift, extra)  # fmt: skip
         return value if out is None else out.copy_(value)
     # The saved tensor's layout is the program's; gradients that came another way follow it.
     like = dense(grad) if saved is None else saved
-    moved = _dense(grad, like)
-    into = torch.empty_like(like) if out is None or out.stride() != like.stride() else out
-    operator.default(
-        moved, saved, scale, None if residual is None else _dense(residual, like), CODES[act], into
-    )
+    moved = _dense(grad, like, wider=True)
+    fits = out is not None and out.stride() == like.stride() and out.dtype == like.dtype
+    into = out if out is not None and fits else torch.empty_like(like)
+    residual, extra = (None if t is None else _dense(t, like) for t in (residual, extra))
+    operator.default(moved, saved, scale, residual, CODES[act], into, shift, extra)
     return into
 
 

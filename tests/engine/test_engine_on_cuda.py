@@ -105,6 +105,11 @@ class TestDeviceEpilogues:
         torch.testing.assert_close(
             ops.epilogue_backward(there[0], there[4], there[1], there[3], act).cpu(),
             reference_layers.epilogue_backward(x, saved, scale, other, act), **close)  # fmt: skip
+        torch.testing.assert_close(
+            ops.epilogue_backward(
+                there[0].float(), there[4], act=act, shift=there[2], extra=there[3]).cpu(),
+            reference_layers.epilogue_backward(
+                x.float(), saved, None, None, act, shift, other), **close)  # fmt: skip
 
 
 class TestDeviceInference:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.library import opcheck
 
-from fastard import ops, reference_layers
+from fastard import reference_layers
 from fastard.engine.layers import Norm, Param
 from fastard.engine.weights import StaleProgram, Weights, live
 from tests.ops.cases import native_only
@@ -18,14 +18,6 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # Of the folded copies' own units in the last place.
 ULPS = {torch.float32: 2e-7, torch.bfloat16: 2**-8, torch.float16: 2**-10}
 SHAPES = [(8, 5, 3, 3), (17, 33, 1, 1), (6, 1, 5, 5), (4, 3, 1, 7), (10, 13), (1, 1, 1, 1)]
-
-
-@pytest.fixture(params=["kernel", "reference"])
-def either(request, monkeypatch):
-    if request.param == "reference":
-        monkeypatch.setattr(ops.layers, "implementation", lambda op, t: None)
-    elif ops.backend("fold_bn_", "cpu").name != "native":
-        pytest.skip(ops.backend("fold_bn_", "cpu").reason)
 
 
 class Held(nn.Module):

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from fastard import kinds, ops, reference
 from tests.ops.cases import NORMS, StepCase, assert_close, native_only, step_inputs
+from tests.ops.forcing import forced, isas
 
 pytestmark = native_only
 
 CLASSES = [10, 17, 1000]
 # Wider than any of the three vector lengths, and of a length that fills none of them.
 SHAPE = (3, 3, 33, 31)
-
-
-def isas() -> list[str]:
-    """The instruction sets that can be forced here, narrowest first."""
-    found = ["base"]
-    if torch.cpu._is_avx2_supported():
-        found.append("avx2")
-    if torch.cpu._is_avx512_supported():
-        found.append("avx512")
-    return found
 
 
 def row_inputs(classes: int):
@@ -90,28 +75,15 @@ print(native.module.cpu_isa(), hashlib.sha256(t.check_steps().numpy().tobytes())
 """
 
 
-@functools.cache
-def forced(isa: str) -> list[str]:
-    """Runs every check in a fresh process whose kernels are those of `isa`."""
-    environment = {**os.environ, "FASTARD_CPU_ISA": isa, "OMP_NUM_THREADS": "1"}
-    environment.pop("FASTARD_BACKEND", None)
-    done = subprocess.run(
-        [sys.executable, "-c", EVERYTHING], capture_output=True, text=True, env=environment,
-        cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
-
-
 @pytest.mark.parametrize("isa", isas())
 def test_every_op_matches_reference(isa):
-    assert forced(isa)[0] == isa
+    assert forced(isa, EVERYTHING)[0] == isa
 
 
 def test_linf_is_bitwise_equal_across_instruction_sets():
-    digests = {isa: forced(isa)[1] for isa in isas()}
+    digests = {isa: forced(isa, EVERYTHING)[1] for isa in isas()}
     assert len(set(digests.values())) == 1, digests
 
 
 def test_the_widest_is_the_default():
-    assert forced("")[0] == isas()[-1]
+    assert forced("", EVERYTHING)[0] == isas()[-1]

@@ -30,17 +30,9 @@ FUNCTIONS = {
 EDGES = [0.0, -0.0, 3.0, -3.0, 6.0, 5.9999995, 1e-30, -1e-30, 20.0, -20.0, 100.0, -100.0, 1e4,
          -1e4]  # fmt: skip
 DOUBLE = torch.zeros(2, 5, 3, 4).double()
+# Of these the backward pass keeps the input.
+KEPT = ["silu", "gelu", "gelu_tanh", "hardswish"]
 UNBOUNDED = [float("nan"), float("inf"), -float("inf")]
-
-
-@pytest.fixture(params=["kernel", "reference"])
-def either(request, monkeypatch):
-    """Runs a test with the kernel and with plain PyTorch."""
-    if request.param == "reference":
-        monkeypatch.setattr(ops.layers, "implementation", lambda op, t: None)
-    elif ops.backend("epilogue", "cpu").name != "native":
-        pytest.skip(ops.backend("epilogue", "cpu").reason)
-    return request.param
 
 
 def inputs(shape, dtype, layout="contiguous", seed=0):
@@ -127,6 +119,90 @@ def test_edges(act, dtype, either):
     torch.testing.assert_close(dx.float(), wanted.to(dtype).float())
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("act", KEPT)
+def test_errors_beside_torchs(act, dtype, either):
+    """Of fp64, at most twice PyTorch's own error in the dtype, at worst and on average."""
+    x = torch.cat([torch.linspace(-14, 14, 20011), torch.randn(9999) * 2]).to(dtype)
+    grad = torch.randn(len(x)).to(dtype)
+    leaf, exact = x.clone().requires_grad_(), x.double().requires_grad_()
+    plain, wanted = FUNCTIONS[act](leaf), FUNCTIONS[act](exact)
+    pairs = (
+        (ops.epilogue(x, act=act), plain, wanted),
+        (ops.epilogue_backward(grad, x, act=act), *(
+            torch.autograd.grad(y, v, grad.to(y.dtype))[0]
+            for y, v in ((plain, leaf), (wanted, exact)))),
+    )  # fmt: skip
+    for got, own, true in pairs:
+        ours, torchs = ((v.detach().double() - true).abs() for v in (got, own))
+        assert ours.max() <= 2 * torchs.max() and ours.mean() <= 2 * torchs.mean()
+
+
+@native_only
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("act", ACTIVATIONS[1:])
+def test_far_out(act, dtype):
+    """Any finite value: the function's limits, of the right sign, and slopes 0 or 1; torch's own
+    overflow from 1e19 on."""
+    most = torch.finfo(dtype).max
+    x = torch.tensor([1e4, 6e4, 1e19, 1e20, 1e30, most]).clamp(max=most).to(dtype).repeat(17)
+    one, six = torch.ones_like(x), torch.full_like(x, 6)
+    for side in (x, -x):
+        y = ops.epilogue(side, act=act)
+        wanted = x if act != "relu6" else six
+        assert torch.equal(y, wanted if side is x else torch.zeros_like(x))
+        assert act not in KEPT or torch.equal(y.signbit(), side.signbit())
+        saved = y if act in ("relu", "relu6") else side
+        dx = ops.epilogue_backward(one, saved, act=act)
+        assert torch.equal(dx, one if side is x and act != "relu6" else torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("act", KEPT[:3])
+def test_nan_stays(act, dtype, either):
+    x = torch.full((37,), float("nan"), dtype=dtype)
+    assert ops.epilogue(x, act=act).isnan().all()
+    assert ops.epilogue_backward(torch.ones_like(x), x, act=act).isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("act", ACTIVATIONS[1:])
+def test_the_bias_is_added_again(act, dtype, either, poisoned):
+    """What is kept is the epilogue's own input; two gradients meet and a third is added behind."""
+    for shape in SHAPES:
+        for layout, scaled, twice, wider in cases(shape):
+            x, grad, scale, shift = inputs(shape, dtype, layout)
+            extra, residual = (inputs(shape, dtype, layout, seed)[0] for seed in (1, 2))
+            grad = grad.float() if wider else grad
+            given = (x, scale if scaled else None, residual, act)
+            more = (shift, extra if twice else None)
+            plain = reference_layers.epilogue_backward(grad, *given, *more)
+            dx = ops.epilogue_backward(grad, *given, None, *more)
+            assert dx.dtype == dtype and dx.stride() == x.stride()
+            leaf = x.double().requires_grad_()
+            y = exact_epilogue(leaf, given[1], shift, None, act)
+            behind = grad.double() + extra.double() if twice else grad.double()
+            (wanted,) = torch.autograd.grad(y, leaf, behind)
+            v = exact_epilogue(x, given[1], shift, None, "none")
+            # Rounding may take either side of a kink.
+            near = torch.stack([(v - kink).abs() for kink in (0, 3, -3, 6)]).amin(0) < 1e-4
+            dx, plain = (torch.where(near, 0, t) for t in (dx, plain))
+            assert_close(dx, torch.where(near, 0, wanted + residual.double()), plain)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("act", KEPT)
+def test_what_went_in_is_kept(act, dtype, either, poisoned):
+    for shape in SHAPES:
+        for layout, scaled, shifted, in_place in cases(shape):
+            x, other, scale, shift = inputs(shape, dtype, layout)
+            given = (scale if scaled else None, shift if shifted else None, other)
+            wanted, sums = ops.epilogue(x, *given, act), ops.epilogue(x, *given)
+            pre = x.clone() if in_place else torch.empty_like(x)
+            y = ops.epilogue(pre if in_place else x, *given, act, pre=pre)
+            assert torch.equal(y, wanted) and torch.equal(pre, sums)
+
+
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize("act", ["relu", "relu6"])
@@ -154,6 +230,13 @@ def test_results_may_overwrite_their_operands(act, dtype, either):
     for target in ("grad", "residual"):
         own = {"grad": x.clone(), "residual": x.clone()}
         dx = ops.epilogue_backward(own["grad"], other, scale, own["residual"], act, own[target])
+        assert dx is own[target] and torch.equal(dx, wanted)
+    wanted = ops.epilogue_backward(x, other, scale, x, act, shift=shift, extra=other)
+    for target in ("grad", "residual", "extra"):
+        own = {"grad": x.clone(), "residual": x.clone(), "extra": other.clone()}
+        dx = ops.epilogue_backward(
+            own["grad"], other, scale, own["residual"], act, own[target], shift, own["extra"]
+        )
         assert dx is own[target] and torch.equal(dx, wanted)
 
 
@@ -187,6 +270,9 @@ def test_empty_batches(either):
         channels = torch.ones(shape[1])
         assert ops.epilogue(x, channels, channels, x, "gelu").shape == shape
         assert ops.epilogue_backward(x, x, channels, x, "relu").shape == shape
+        assert ops.epilogue(x, None, channels, x, "silu", pre=x).shape == shape
+        dx = ops.epilogue_backward(x, x.half(), None, None, "silu", shift=channels, extra=x.half())
+        assert dx.shape == shape and dx.dtype == torch.float16
 
 
 @native_only
@@ -206,7 +292,10 @@ def test_opcheck(act):
     code, out = CODES[act], torch.empty_like(x)
     opcheck(torch.ops.fastard.epilogue, (x, scale, shift, other, code, out))
     opcheck(torch.ops.fastard.epilogue, (x, None, None, None, code, out))
-    opcheck(torch.ops.fastard.epilogue_backward, (x, other, scale, other, code, out))
+    opcheck(torch.ops.fastard.epilogue, (x, None, None, other, code, out, torch.empty_like(x)))
+    given = (x, other, scale, other, code, out)
+    opcheck(torch.ops.fastard.epilogue_backward, given)
+    opcheck(torch.ops.fastard.epilogue_backward, (*given, shift, other))
 
 
 @native_only
@@ -221,6 +310,8 @@ def test_opcheck(act):
         ({"scale": torch.ones(4)}, "scale must be one float32 per channel"),
         ({"scale": torch.ones(10)[::2]}, "scale must be one float32 per channel"),
         ({"shift": torch.ones(5).double()}, "shift must be one float32 per channel"),
+        ({"pre": torch.zeros(2, 5, 3, 4).half()}, "pre must have x's dtype"),
+        ({"pre": torch.zeros(2, 5, 4, 3).mT}, "pre must have x's shape and layout"),
         ({"act": 7}, "act is not a known code"),
         ({"act": -1}, "act is not a known code"),
         ({"x": DOUBLE, "other": None, "out": DOUBLE.clone()},
@@ -245,3 +336,27 @@ def test_a_mask_needs_what_it_is_made_of():
     x = torch.zeros(2, 3)
     with pytest.raises(Exception, match="backward needs saved"):
         torch.ops.fastard.epilogue_backward(x, None, None, None, 1, torch.empty_like(x))
+
+
+@native_only
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"extra": torch.zeros(2, 3)}, "extra must have x's dtype"),
+        ({"saved": torch.zeros(2, 3)}, "saved must have x's dtype"),
+        ({"residual": torch.zeros(2, 4).half()}, "residual must have x's shape and layout"),
+        ({"out": torch.zeros(3, 3).half()}, "out must have x's shape and layout"),
+        ({"out": DOUBLE[:, :3, 0, 0].contiguous()}, "out must be float32, float16 or bfloat16"),
+        ({"grad": torch.zeros(2, 3).bfloat16()}, "out must have x's dtype"),
+        ({"shift": torch.ones(2)}, "shift must be one float32 per channel"),
+    ],
+)
+def test_bad_gradients_are_refused_in_one_sentence(change, match):
+    half = torch.zeros(2, 3).half()
+    given = {
+        "grad": half.float(), "saved": half, "scale": None, "residual": half, "act": 3,
+        "out": half.clone(), "shift": torch.ones(3), "extra": half,
+    } | change  # fmt: skip
+    with pytest.raises(Exception, match=match) as caught:
+        torch.ops.fastard.epilogue_backward(*given.values())
+    assert len(str(caught.value).strip().splitlines()) == 1

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from fastard import ops, reference_layers
 from tests.ops import test_bits, test_depthwise, test_fold, test_layers
 from tests.ops.cases import assert_close, native_only
-from tests.ops.test_isa import isas
+from tests.ops.forcing import forced, isas
 
 pytestmark = native_only
 
@@ -32,6 +26,11 @@ def check_epilogues() -> None:
                     plain = reference_layers.epilogue_backward(other, *given)
                     exact = test_layers.exact_backward(other, x, *given[1:])
                     assert_close(ops.epilogue_backward(other, *given), exact, plain)
+    for act in test_layers.KEPT:
+        for dtype in test_layers.DTYPES:
+            test_layers.test_errors_beside_torchs(act, dtype, None)
+            test_layers.test_far_out(act, dtype)
+        test_layers.test_the_bias_is_added_again(act, torch.float32, None, None)
 
 
 def check_depthwise() -> None:
@@ -64,22 +63,9 @@ print(native.module.cpu_isa())
 """
 
 
-@functools.cache
-def forced(isa: str) -> str:
-    """Runs every check in a fresh process whose kernels are those of `isa`."""
-    environment = {**os.environ, "FASTARD_CPU_ISA": isa, "OMP_NUM_THREADS": "1"}
-    environment.pop("FASTARD_BACKEND", None)
-    done = subprocess.run(
-        [sys.executable, "-c", EVERYTHING], capture_output=True, text=True, env=environment,
-        cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 @pytest.mark.parametrize("isa", isas())
 def test_every_kernel_matches_reference(isa):
-    assert forced(isa) == isa
+    assert forced(isa, EVERYTHING) == [isa]
 
 
 def test_threads_give_the_same_bits():
