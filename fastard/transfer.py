@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastard import api, checks
 from fastard.data import ImageSet
 from fastard.engine import attack_mode
+from fastard.engine.precision import arithmetic, resolve
 
 
 @dataclass(frozen=True)
@@ -130,5 +131,6 @@ def mean_within(matrix: Tensor, chosen: Sequence[int]) -> float:
 
 
 def _answer(model: nn.Module, x: Tensor) -> Tensor:
-    with attack_mode(model), torch.no_grad():
+    kind = x.device.type
+    with arithmetic(resolve("fp32", kind), model, kind), attack_mode(model), torch.no_grad():
         return model(x).argmax(1)

@@ -23,7 +23,6 @@ RECIPE = Preset(
     options_by_data={"cifar100": {"igdm_weight": 10.0}},
     epochs=200,
     milestones=(100, 150),
-    selection="last",
 )
 
 
@@ -82,7 +81,9 @@ class SAAD(Method):
         replace(
             RECIPE,
             name="saad-official",
+            source=f"{RECIPE.source}; it keeps the last epoch",
             options={"faithful": True, "noise_device": "cpu"},
+            selection="last",
             official=True,
         ),
     )

@@ -28,7 +28,8 @@ class LogitMap(nn.Module):
             of it the dropout. A `Normalized` network is fine.
         teachers: K. num_classes: C.
         dropout: share of the features set to zero, below 1.
-        mc_samples: 0: dropout is off in eval mode; n above 0: n draws in eval mode are averaged.
+        mc_samples: 0: dropout is off in eval mode; n above 0: n draws in eval mode are averaged,
+            from torch's global generator of the device.
         combine: the mean of the rows' "probabilities", as log-probabilities, or of their "logits".
 
     Raises ValueError for a backbone that does not end in a linear layer of K * C outputs or an
