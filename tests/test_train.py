@@ -365,10 +365,10 @@ def test_teacher_of_another_class_count_is_refused(tmp_path):
     other = models.build("small_cnn-4", 7, image_size=8)
     path = tmp_path / "other.safetensors"
     models.save(path, other, name="small_cnn-4", num_classes=7, in_channels=1, image_size=8)
-    with pytest.raises(ValueError, match="num_classes=7, but digits needs 10"):
+    with pytest.raises(ValueError, match="num_classes=7, but the data needs 10"):
         train(quick(tmp_path / "run", method="rslad", teacher=path))
     models.save(path, models.build("small_cnn-4"), name="small_cnn-4")
-    with pytest.raises(ValueError, match="image_size=28, but digits needs 8"):
+    with pytest.raises(ValueError, match="image_size=28, but the data needs 8"):
         train(quick(tmp_path / "run", method="rslad", teacher=path))
     assert not (tmp_path / "run").exists()
 

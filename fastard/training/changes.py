@@ -10,7 +10,14 @@ from fastard.training.config_file import with_file
 # What may differ between the first and the resumed part of one run.
 FREE = {
     *("config", "resume", "allow_changes", "dry_run", "out", "device", "threads"),
-    *("download", "data_root", "workers", "save_every_steps", "save_every_minutes", "no_tensorboard"),
+    *(
+        "download",
+        "data_root",
+        "workers",
+        "save_every_steps",
+        "save_every_minutes",
+        "no_tensorboard",
+    ),
 }
 # A state of other ones is no state of this run.
 FIXED = ("method", "data", "student", "mean", "std")

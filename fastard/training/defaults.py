@@ -31,6 +31,7 @@ _CIFAR = DataDefaults(eps=8 / 255, val=1000)
 DATA_DEFAULTS = {
     "cifar10": _CIFAR,
     "cifar100": _CIFAR,
+    "imagenet": DataDefaults(eps=4 / 255, val=1000),
     "mnist": DataDefaults(0.3, 1000, {**_SMALL, "epochs": 20, "lr": 0.05}),
     "digits": DataDefaults(0.15, 200, {**_SMALL, "epochs": 40, "lr": 0.05, "batch_size": 64}),
 }

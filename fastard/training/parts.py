@@ -21,6 +21,8 @@ from fastard.training.config import Resolved
 
 def load_data(config: Resolved) -> data.Splits:
     """The data on the run's device; raises ValueError for a label that is no class."""
+    given: dict[str, Any] = {"original_share": config.original_share, "workers": config.workers}
+    given = {name: value for name, value in given.items() if value is not None}
     splits = data.load(
         config.data,
         config.data_root,
@@ -28,10 +30,9 @@ def load_data(config: Resolved) -> data.Splits:
         device=config.device,
         val=config.val,
         extra=config.extra,
-        **({} if config.original_share is None else {"original_share": config.original_share}),
-        **({} if config.workers is None else {"workers": config.workers}),
         image_size=config.image_size,
         streamed=config.streamed,
+        **given,
     )
     if config.train_n is not None:
         splits = replace(splits, train=splits.train.first(config.train_n))
@@ -120,8 +121,7 @@ def _load_teacher(source: str, name: str | None, splits: data.Splits) -> nn.Modu
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"teacher (--teacher) must be a checkpoint file or a library's network, but there is "
-            f"none at {source}."
+            f"teacher (--teacher) must be a checkpoint file, but there is none at {source}."
         ) from error
 
 
