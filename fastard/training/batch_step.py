@@ -44,7 +44,10 @@ class BatchStep:
         self.method, self.student, self.stepper = method, student, stepper
         self.average, self.config, self.precision, self.clock = average, config, precision, clock
         method.attack_timer = clock.section("attack")
-        method.teacher_timer = clock.section("teacher")
+        for part in method.modules():
+            # A method over another one asks the teachers through it.
+            if isinstance(part, Method):
+                part.teacher_timer = clock.section("teacher")
         self.awp = AWP(student, config.awp_gamma, [method]) if config.awp_gamma > 0 else None
 
     def __call__(self, batch: Batch, epoch: int) -> list[Logs]:
