@@ -13,6 +13,7 @@ FREE = {
     *(
         "download",
         "data_root",
+        "teacher_cache_folder",
         "workers",
         "save_every_steps",
         "save_every_minutes",

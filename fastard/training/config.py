@@ -47,6 +47,10 @@ class TrainConfig:
     robustbench:NAME; once for each where the method takes several."""
     teacher_model: Annotated[tuple[str, ...], UseAppendAction] = ()
     """Architecture of a teacher checkpoint that does not name its own; one for all or one each."""
+    teacher_cache: float | None = None
+    """GiB for the teachers' logits of clean images, where a method's teachers see no others."""
+    teacher_cache_folder: Path | None = None
+    """Folder for that cache; in memory when left out."""
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
@@ -134,7 +138,7 @@ class TrainConfig:
     """Set everything up, run one batch, write nothing."""
 
     def __post_init__(self) -> None:
-        for name in ("config", "data_root", "extra", "out"):
+        for name in ("config", "data_root", "extra", "teacher_cache_folder", "out"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else Path(value))
         self.teacher = _names(self.teacher)

@@ -30,6 +30,10 @@ def require_valid(config: Resolved) -> None:
         value = getattr(config, name)
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be at least 0 and finite, but is {value}.")
+    if config.teacher_cache is not None and not 0 < config.teacher_cache < math.inf:
+        raise ValueError(
+            f"teacher_cache must be above 0 GiB and finite, but is {config.teacher_cache}."
+        )
     _require_words(config)
     _require_shares(config)
     parse_norm(config.norm)

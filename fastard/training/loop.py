@@ -96,7 +96,7 @@ class Trainer:
         """What was validated and saved last: the student, or the average of its weights."""
         teachers = parts.load_teachers(config, self.splits)
         trained = cast(nn.Module, torch.compile(self.student)) if config.compile else self.student
-        self.method: Method = parts.build_method(config, trained, teachers)
+        self.method: Method = parts.build_method(config, trained, teachers, len(self.splits.train))
         self.clock = Clock(self.device)
         self.precision = None
         if config.precision is not None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from fastard import checks, data, methods, models
+from fastard.methods.logit_cache import LogitCache
 from fastard.methods.registry import METHODS
 from fastard.training.config import Resolved
 
@@ -99,14 +100,20 @@ def load_teachers(config: Resolved, splits: data.Splits) -> list[nn.Module]:
 
 
 def build_method(
-    config: Resolved, student: nn.Module, teachers: Sequence[nn.Module]
+    config: Resolved, student: nn.Module, teachers: Sequence[nn.Module], images: int
 ) -> methods.Method:
-    """The method around its networks."""
+    """The method around its networks, with a cache for so many training images where one is asked.
+
+    Raises ValueError for an option that is unknown or out of range, or a cache that it cannot use.
+    """
     known = METHODS[methods.preset(config.method).method].option_names()
     attack = {name: getattr(config, name) for name in ("eps", "alpha", "steps", "norm")}
     attack["precision"] = config.precision
     options: dict[str, Any] = {name: value for name, value in attack.items() if name in known}
     built = methods.build(config.method, student, list(teachers), **(options | config.options))
+    if config.teacher_cache is not None:
+        size = int(config.teacher_cache * 2**30)
+        built.cache = LogitCache(images, max_bytes=size, folder=config.teacher_cache_folder)
     return built.to(torch.device(config.device))
 
 

@@ -293,3 +293,17 @@ def test_labels_can_be_smoothed(method):
 def test_smoothing_is_refused_where_no_label_is_learnt(tmp_path):
     with pytest.raises(ValueError, match="unknown option of method 'rslad': 'label_smoothing'"):
         train(quick(tmp_path / "run", method="rslad", options={"label_smoothing": 0.1}))
+
+
+def test_the_teacher_s_clean_logits_are_cached(tmp_path):
+    teacher = train(quick(tmp_path / "teacher", epochs=1)).out / "last.safetensors"
+    settings = {"method": "rslad", "teacher": teacher, "epochs": 2}
+    plain = train(quick(tmp_path / "plain", **settings))
+    trainer = Trainer(quick(tmp_path / "cached", teacher_cache=0.01, **settings))
+    result = trainer.fit()
+    # The digits have one view: the second epoch asks nothing.
+    assert (trainer.method.cache.misses, trainer.method.cache.hits) == (256, 256)
+    losses = [[row["loss"] for row in run.metrics] for run in (plain, result)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    with pytest.raises(ValueError, match="cannot use a logit cache: it has no teacher"):
+        train(quick(tmp_path / "trades", teacher_cache=0.01))
