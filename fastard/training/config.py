@@ -22,8 +22,8 @@ class TrainConfig:
     config: Path | None = None
     """YAML file of settings, such as a run's config.yaml; what is given beside it wins."""
     method: str | None = None
-    """A method (natural, pgd-at, trades, rslad, rslad-batchmean) or a preset (rslad-official,
-    trades-official, madry)."""
+    """A method (such as natural, pgd-at, trades, rslad, adaad, darht) or a preset (such as
+    rslad-official, trades-official, madry); docs/methods.md has them all."""
     data: str | None = None
     """digits (bundled; the default), mnist, cifar10, cifar100, svhn, tiny-imagenet or imagenet."""
     data_root: Path | None = None
