@@ -26,7 +26,7 @@ from fastard import data, models
 from fastard.evaluate import evaluate
 from fastard.files import write_json
 from fastard.train import TrainConfig, TrainResult, train
-from fastard.train_config import resolve
+from fastard.training.defaults import resolve
 
 DATA, SEED, DEVICE = "digits", 0, "cpu"
 # The columns of the table and the attacks of the suite "basic" that they show.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import fastard
 from benchmarks import published
 from fastard.data import Images
-from fastard.train_config import Resolved
+from fastard.training.config import Resolved
 
 BATCH, WARM_UP, REPEATS, SEED = 128, 3, 30, 0
 

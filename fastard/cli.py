@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(command)
     except KeyboardInterrupt:
-        _complain("interrupted; --resume continues a training run after its last finished epoch")
+        _complain("interrupted; --resume continues a training run from its last saved state")
         return 130
     except USER_ERRORS as error:
         if os.environ.get("FASTARD_DEBUG") == "1":

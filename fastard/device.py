@@ -1,4 +1,4 @@
-"""Which device a command runs on, and how long it worked."""
+"""Which device a command runs on, and how long it worked at what."""
 
 from __future__ import annotations
 
@@ -32,22 +32,69 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", int(match[1]))
 
 
-class DeviceTimer:
-    """Sums the time spent inside ``with timer:``; on CUDA by events, so that nothing waits."""
+class Clock:
+    """Seconds by section: ``with clock.section("attack"):``; an inner section stops the outer one.
+
+    On CUDA the borders are events, so that nothing waits before `read`.
+    """
 
     def __init__(self, device: torch.device):
         self._cuda = device.type == "cuda"
-        self._elapsed = 0.0
-        self._started = 0.0
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._open: list[str] = []
+        self._seconds: dict[str, float] = {}
+        self._since = 0.0
+        self._borders: list[tuple[str | None, torch.cuda.Event]] = []
 
-    def __enter__(self) -> DeviceTimer:
+    def section(self, name: str) -> Section:
+        """A context manager, to be entered as often as one likes, whose time counts as `name`."""
+        return Section(self, name)
+
+    def read(self) -> dict[str, float]:
+        """The seconds of each section since the last `read`; waits for the device."""
+        if self._borders:
+            self._borders[-1][1].synchronize()
+            pairs = zip(self._borders, self._borders[1:], strict=False)
+            for (name, begin), (_, end) in pairs:
+                if name is not None:
+                    self._add(name, begin.elapsed_time(end) / 1000)
+            # The last border may begin a section that is still open.
+            self._borders = self._borders[-1:]
+        seconds, self._seconds = self._seconds, {}
+        return seconds
+
+    def enter(self, name: str) -> None:
+        """Begins a section inside the one that is open."""
+        self._border(name)
+        self._open.append(name)
+
+    def leave(self) -> None:
+        """Ends the innermost section."""
+        self._border(self._open[-2] if len(self._open) > 1 else None)
+        self._open.pop()
+
+    def _border(self, following: str | None) -> None:
         if self._cuda:
-            pair = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
-            self._events.append(pair)
-            pair[0].record()
-        else:
-            self._started = time.perf_counter()
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._borders.append((following, event))
+            return
+        now = time.perf_counter()
+        if self._open:
+            self._add(self._open[-1], now - self._since)
+        self._since = now
+
+    def _add(self, name: str, seconds: float) -> None:
+        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+
+
+class Section:
+    """One section of a `Clock`."""
+
+    def __init__(self, clock: Clock, name: str):
+        self._clock, self._name = clock, name
+
+    def __enter__(self) -> Section:
+        self._clock.enter(self._name)
         return self
 
     def __exit__(
@@ -56,16 +103,4 @@ class DeviceTimer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._cuda:
-            self._events[-1][1].record()
-        else:
-            self._elapsed += time.perf_counter() - self._started
-
-    def reset(self) -> float:
-        """Returns the seconds since the last reset and starts again from zero."""
-        if self._events:
-            torch.cuda.synchronize()
-            self._elapsed = sum(begin.elapsed_time(end) for begin, end in self._events) / 1000
-            self._events.clear()
-        seconds, self._elapsed = self._elapsed, 0.0
-        return seconds
+        self._clock.leave()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -24,6 +26,11 @@ def progress_bar(console: Console, *columns: str) -> Progress:
     )
 
 
+def percent(value: float | None) -> str:
+    """An accuracy in percent, or a dash."""
+    return "-" if value is None else f"{100 * value:.2f}%"
+
+
 class Tally:
     """Sums of an epoch's logs, kept on the device so that no step waits for it.
 
@@ -42,6 +49,22 @@ class Tally:
             self.sums[name] = self.sums.get(name, 0.0) + value.double() * samples
         bad = ~logs["loss"].isfinite() & (self.bad_step == 0)
         self.bad_step = torch.where(bad, self.steps, self.bad_step)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs."""
+        return {
+            "samples": self.samples,
+            "steps": self.steps,
+            "sums": dict(self.sums),
+            "bad_step": self.bad_step,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` returned."""
+        device = self.bad_step.device
+        self.samples, self.steps = state["samples"], state["steps"]
+        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.bad_step = state["bad_step"].to(device)
 
     def means(self) -> dict[str, float]:
         """The means per sample so far; waits for the device."""

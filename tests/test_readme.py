@@ -149,8 +149,17 @@ def test_one_import_is_enough():
     model, (x, y, _) = small_net(), batch(4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     names = {"model": model, "x": x, "y": y, "optimizer": optimizer}
-    exec(blocks("python")[4], names)
+    exec(blocks("python")[5], names)
     names["loss"].backward()
     assert model[0].weight.grad is not None
     modules = re.findall(r"`fastard\.compat\.(\w+)`", README)
     assert modules == ["rslad", "trades", "mart", "adaad", "robust_overfitting", "torchattacks"]
+
+
+def test_the_trainer_in_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = blocks("python")[4]
+    assert code.count("TrainConfig(method=") == 2
+    exec(code.replace("(method=", '(epochs=1, student="small_cnn-4", steps=1, method='), {})
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "1"]
+    assert (tmp_path / "runs" / "trades" / "summary.html").exists()

@@ -23,8 +23,7 @@ PACKAGE = ROOT / "fastard"
 # What any module may import: plain helpers that import nothing of ours themselves.
 PLAIN = {"checks", "files", "kinds"}
 CORE = PLAIN | {"native", "reference", "ops", "settings", "losses", "attacks", "engine", "api"}
-TRAINING = CORE | {"data", "device", "methods", "models", "progress", "schedules"}
-RUNS = TRAINING | {"runs", "suites"}
+TRAINING = CORE | {"data", "device", "methods", "models", "progress"}
 
 # Module or package of fastard -> the modules of fastard that it may import.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -47,18 +46,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": PLAIN | {"attacks", "engine", "ops", "settings"},
     "methods": PLAIN | {"api", "losses", "models", "ops"},
     "compat": PLAIN | {"api", "engine", "losses", "ops", "settings"},
-    "schedules": PLAIN,
-    "runs": PLAIN,
     "suites": TRAINING,
     "scores": set(),
     "transfer": CORE | {"data"},
     "teachers": TRAINING | {"transfer"},
-    "train_config": TRAINING,
-    "selection": TRAINING | {"suites", "train_config"},
+    "training": TRAINING | {"__init__", "suites"},
     "__init__": CORE | {"compat", "data", "methods", "models"},
-    "train": RUNS | {"__init__", "selection", "train_config"},
-    "evaluate": RUNS | {"__init__", "scores"},
-    "doctor": RUNS | {"__init__"},
+    "train": {"progress", "training"},
+    "evaluate": TRAINING | {"__init__", "scores", "suites"},
+    "doctor": TRAINING | {"__init__", "suites"},
     "export": PLAIN | {"models", "progress"},
     "cli": {"__init__", "doctor", "evaluate", "export", "teachers", "train"} | PLAIN,
     "__main__": {"cli"},

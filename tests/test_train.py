@@ -17,11 +17,12 @@ from fastard.evaluate import EvaluateConfig, evaluate_checkpoint
 from fastard.methods.natural import Natural
 from fastard.methods.trades import TRADES
 from fastard.progress import QUIET
-from fastard.schedules import learning_rate
-from fastard.selection import Selection
 from fastard.suites import judge
 from fastard.train import TrainConfig, train
-from fastard.train_config import from_dict, resolve, resumed, to_dict
+from fastard.training.changes import resumed
+from fastard.training.config_file import from_dict, to_dict
+from fastard.training.defaults import resolve
+from fastard.training.selection import Selection
 
 
 def quick(out, **settings) -> TrainConfig:
@@ -38,7 +39,8 @@ def test_run_writes_every_file(teacher_run):
     out = teacher_run.out
     names = {path.name for path in out.iterdir()}
     assert names == {
-        *("config.yaml", "metrics.jsonl", "curves.png", "state.pt"),
+        *("config.yaml", "metrics.jsonl", "curves.png", "examples.png", "state.pt"),
+        *("summary.html", "tensorboard"),
         *("last.safetensors", "best.safetensors"),
     }
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -89,6 +91,8 @@ def test_distillation_from_a_run(teacher_run, tmp_path):
         config = quick(tmp_path / method, method=method, teacher=teacher, epochs=1)
         result = train(config)
         assert math.isfinite(result.best["loss"])
+        shares = [result.best[f"{name}_share"] for name in ("attack", "teacher", "student")]
+        assert all(share > 0 for share in shares) and sum(shares) <= 1
 
 
 class Interrupted(KeyboardInterrupt):
@@ -112,7 +116,7 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path, monkeypatch):
     resumed = train(TrainConfig(out=tmp_path / "parts", resume=True, threads=1))
     for name in ("last.safetensors", "best.safetensors"):
         assert_same_weights(whole.out / name, resumed.out / name)
-    timings = ("images_per_s", "attack_share", "seconds")
+    timings = ("images_per_s", "seconds", "attack_share", "teacher_share", "student_share")
     a, b = (
         [{k: v for k, v in row.items() if k not in timings} for row in run.metrics]
         for run in (whole, resumed)
@@ -131,14 +135,14 @@ def test_resume_before_the_first_finished_epoch_starts_over(tmp_path, monkeypatc
 
 
 def test_resume_keeps_the_settings_of_the_run(teacher_run):
-    with pytest.raises(ValueError, match="lr must stay 0.05 in the resumed run"):
+    with pytest.raises(ValueError, match="other settings: lr was 0.05, now 0.2; give"):
         train(TrainConfig(out=teacher_run.out, resume=True, lr=0.2))
 
 
 def test_resume_sees_a_contradiction_that_equals_a_default(teacher_run):
     before = dataclasses.replace(teacher_run.config, data="cifar10", seed=1)
     for name, value in (("data", "digits"), ("seed", 0)):
-        with pytest.raises(ValueError, match=f"{name} must stay .* but is {value}"):
+        with pytest.raises(ValueError, match=f"{name} was .*, now {value}"):
             resumed(TrainConfig(resume=True, out=teacher_run.out, **{name: value}), before)
     assert (teacher_run.config.data, teacher_run.config.seed) == ("digits", 0)
 
@@ -259,6 +263,12 @@ def test_natural_training_selects_on_clean_accuracy():
     worse, better = {"val_clean": 0.5, "val_robust": 0.2}, {"val_clean": 0.9, "val_robust": 0.0}
     assert selection.is_best(better, worse)
     assert not Selection(config, splits, "robust").is_best(better, worse)
+    weighted = Selection(config, splits, "weighted")
+    assert weighted.is_best(better, worse) and not weighted.is_best(worse, better)
+    assert not weighted.is_best(
+        {"val_clean": 0.8, "val_robust": 0.0}, {"val_clean": 0.7, "val_robust": 0.2}
+    )
+    assert "by mean of clean and PGD-10 accuracy" in weighted.describe({"epoch": 1})
 
 
 def test_nan_loss_names_the_step_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
@@ -355,10 +365,10 @@ def test_teacher_of_another_class_count_is_refused(tmp_path):
     other = models.build("small_cnn-4", 7, image_size=8)
     path = tmp_path / "other.safetensors"
     models.save(path, other, name="small_cnn-4", num_classes=7, in_channels=1, image_size=8)
-    with pytest.raises(ValueError, match="num_classes=7, but digits needs 10"):
+    with pytest.raises(ValueError, match="num_classes=7, but the data needs 10"):
         train(quick(tmp_path / "run", method="rslad", teacher=path))
     models.save(path, models.build("small_cnn-4"), name="small_cnn-4")
-    with pytest.raises(ValueError, match="image_size=28, but digits needs 8"):
+    with pytest.raises(ValueError, match=r"does not take images \[1, 8, 8\]"):
         train(quick(tmp_path / "run", method="rslad", teacher=path))
     assert not (tmp_path / "run").exists()
 
@@ -381,19 +391,3 @@ def test_values_come_from_the_user_then_the_recipe_then_the_data():
 def test_config_survives_yaml():
     config = resolve(TrainConfig(method="rslad-official", data="cifar10", mean=(0.5,), std=(0.2,)))
     assert from_dict(yaml.safe_load(yaml.safe_dump(to_dict(config)))) == config
-
-
-@pytest.mark.parametrize("schedule", ["multistep", "cosine", "constant"])
-def test_learning_rates_are_those_of_torch(schedule):
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    lr_scheduler = torch.optim.lr_scheduler
-    theirs = {
-        "multistep": lambda: lr_scheduler.MultiStepLR(optimizer, [3, 7]),
-        "cosine": lambda: lr_scheduler.CosineAnnealingLR(optimizer, T_max=10),
-        "constant": lambda: lr_scheduler.ConstantLR(optimizer, factor=1.0),
-    }[schedule]()
-    for epoch in range(1, 11):
-        expected = optimizer.param_groups[0]["lr"]
-        assert learning_rate(schedule, 0.1, epoch, 10, (3, 7)) == pytest.approx(expected, rel=1e-9)
-        optimizer.step()
-        theirs.step()

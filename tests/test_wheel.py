@@ -97,7 +97,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     package = test_build.ROOT / "fastard"
     assert modules == {str(p.relative_to(package.parent)) for p in package.rglob("*.py")}
     others = {name for name in inside if name.startswith("fastard/")} - modules
-    assert {name for name in others if not name.startswith("fastard/_C.")} == {"fastard/py.typed"}
+    assert {name for name in others if not name.startswith("fastard/_C.")} == {
+        *("fastard/py.typed", "fastard/training/summary.html"),
+    }
 
 
 def test_the_wheel_needs_torch_at_run_time_alone(wheel):

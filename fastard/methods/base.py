@@ -55,7 +55,8 @@ class Method(nn.Module, ABC):
     trains_teachers: ClassVar[bool] = False
     """Whether its teachers are trained along, as submodules, in place of being asked."""
     selects_on: ClassVar[str] = "robust"
-    """The validation accuracy by which a run's best epoch is chosen: "robust" or "clean"."""
+    """The validation accuracy by which a run's best epoch is chosen: "robust", "clean" or
+    "weighted", their mean."""
     teacher_sees_clean: ClassVar[bool] = False
     """Whether the teachers, fixed ones, are asked for the clean images alone: their logits may then
     be cached."""
@@ -75,6 +76,7 @@ class Method(nn.Module, ABC):
         for teacher in self.teachers:
             teacher.eval()
         self.attack_timer: contextlib.AbstractContextManager = contextlib.nullcontext()
+        self.teacher_timer: contextlib.AbstractContextManager = contextlib.nullcontext()
         self._remembered: tuple[weakref.ref, list[torch.Tensor]] | None = None
         self._cache: LogitCache | None = None
         self._keys: tuple[weakref.ref, torch.Tensor, torch.Tensor] | None = None
@@ -251,15 +253,16 @@ class Method(nn.Module, ABC):
 
     def _ask_teachers(self, x: torch.Tensor, *, remember: bool = False) -> list[torch.Tensor]:
         """The teachers' logits of x; remembered, they answer the next question for this very x."""
-        if self._cache is not None and self._keys is not None and self._keys[0]() is x:
-            _, index, view = self._keys
-            joined = self._cache.logits(x, index, view, self._joined_logits)
-            if not self._widths:
-                # Every row was known from another method with the same teachers.
-                self._joined_logits(x[:1])
-            logits = list(joined.split(self._widths, 1))
-        else:
-            logits = [clean_eval_logits(teacher.eval(), x) for teacher in self.teachers]
+        with self.teacher_timer:
+            if self._cache is not None and self._keys is not None and self._keys[0]() is x:
+                _, index, view = self._keys
+                joined = self._cache.logits(x, index, view, self._joined_logits)
+                if not self._widths:
+                    # Every row was known from another method with the same teachers.
+                    self._joined_logits(x[:1])
+                logits = list(joined.split(self._widths, 1))
+            else:
+                logits = [clean_eval_logits(teacher.eval(), x) for teacher in self.teachers]
         self._remembered = (weakref.ref(x), logits) if remember else None
         return logits
 

@@ -139,7 +139,8 @@ class IGDM(OverBase):
             plus = logits[0] if logits else self.student(x_adv)
             minus = self.student(below)
         teacher_plus = self.base._teacher_logits(x_adv)[0]
-        teacher_minus = answer(teacher, below)
+        with self.teacher_timer:
+            teacher_minus = answer(teacher, below)
         term = losses.igdm(plus, minus, teacher_plus, teacher_minus, self.options.distance)
         loss = loss + (self.options.igdm_weight * self.ramp).to(loss.dtype) * term
         return loss, {**logs, "loss": loss.detach(), "igdm": term.detach()}

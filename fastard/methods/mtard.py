@@ -109,7 +109,9 @@ class MTARD(LabelAttack):
         clean_logits = self.student(x)
         require_labels(y, clean_logits)
         robust, natural = self.teachers
-        adv_targets, clean_targets = self._targets(answer(robust, x_adv), answer(natural, x))
+        with self.teacher_timer:
+            answers = answer(robust, x_adv), answer(natural, x)
+        adv_targets, clean_targets = self._targets(*answers)
         terms = losses.mtard(
             adv_logits,
             clean_logits,

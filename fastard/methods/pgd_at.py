@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -15,10 +16,20 @@ from fastard.methods.recipes import Preset
 class PGDAT(LabelAttack):
     """Trains on PGD examples of the cross entropy.
 
-    Equivalent to: ``F.cross_entropy(student(fastard.pgd_ce(student, x, y)), y)``.
+    Equivalent to: ``F.cross_entropy(student(fastard.pgd_ce(student, x, y)), y)``, in the loss (not
+    in the attack) with `label_smoothing`.
     Source: Madry et al. 2018 (arXiv 1706.06083), github.com/MadryLab/cifar10_challenge.
     """
 
+    @dataclass(frozen=True, kw_only=True)
+    class Options(LabelAttack.Options):
+        label_smoothing: float = 0.0
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self._number("label_smoothing", low=0, high=1)
+
+    options: Options
     name = "pgd-at"
     presets: ClassVar[tuple[Preset, ...]] = (
         Preset(
@@ -62,5 +73,5 @@ class PGDAT(LabelAttack):
     ) -> tuple[torch.Tensor, Logs]:
         logits = self.student(x_adv)
         require_labels(y, logits)
-        loss = F.cross_entropy(logits, y)
+        loss = F.cross_entropy(logits, y, label_smoothing=self.options.label_smoothing)
         return loss, {"loss": loss.detach(), "robust_accuracy": accuracy(logits, y)}

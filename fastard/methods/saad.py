@@ -99,7 +99,8 @@ class SAAD(Method):
 
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         options, teacher = self.options, self.teachers[0].eval()
-        near_x, logits = linearised(teacher, x, y, options.slope, options.precision)
+        with self.teacher_timer:
+            near_x, logits = linearised(teacher, x, y, options.slope, options.precision)
         self._remembered = (weakref.ref(x), [logits])
         return pgd_kl_pair(self.student, near_x, x, **self._attack_arguments())
 
@@ -108,11 +109,14 @@ class SAAD(Method):
     ) -> tuple[torch.Tensor, Logs]:
         options, teacher = self.options, self.teachers[0]
         adv_logits = self.student(x_adv)
-        adv_teacher_logits = answer(teacher, x_adv)
+        with self.teacher_timer:
+            adv_teacher_logits = answer(teacher, x_adv)
         clean_logits = clean_teacher_logits = None
         if options.difference == "central":
             below = 2 * x - x_adv
-            other_logits, other_teacher_logits = self.student(below), answer(teacher, below)
+            other_logits = self.student(below)
+            with self.teacher_timer:
+                other_teacher_logits = answer(teacher, below)
         if options.clean_weight or options.difference == "forward":
             clean_logits = self.student(x)
             (clean_teacher_logits,) = self._teacher_logits(x)

@@ -1,4 +1,4 @@
-"""The folder of a training run: its settings, metrics, checkpoints and curves."""
+"""The folder of a training run: its settings, metrics, checkpoints and pictures."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
+from torch import nn
 
+from fastard import models
 from fastard.files import atomic_path, require_writable_dir
+from fastard.training.lock import locked
 
 
 @contextlib.contextmanager
@@ -45,6 +49,9 @@ class RunFolder:
         self.last = path / "last.safetensors"
         self.best = path / "best.safetensors"
         self.curves = path / "curves.png"
+        self.examples = path / "examples.png"
+        self.summary = path / "summary.html"
+        self.tensorboard = path / "tensorboard"
 
     def refuse_existing(self) -> None:
         """Raises FileExistsError when a run was already started here."""
@@ -59,13 +66,15 @@ class RunFolder:
 
         A corrected run may then take its place. An interrupted one stays, to be resumed.
 
-        Raises PermissionError or NotADirectoryError when the folder cannot be made or written.
+        Raises PermissionError or NotADirectoryError when the folder cannot be made or written, and
+            FileExistsError when another run is at work in it.
         """
         had_config = self.config.exists()
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             require_writable_dir(self.path)
-            yield
+            with locked(self.path / ".lock"):
+                yield
         except BaseException as error:
             kept = had_config or self.state.exists() or self.metrics.exists()
             if isinstance(error, Exception) and not kept:
@@ -73,9 +82,35 @@ class RunFolder:
             _remove_empty(made)
             raise
 
+    @contextlib.contextmanager
+    def writing(self, path: Path) -> Iterator[Path]:
+        """Yields a temporary path that becomes `path` when the block succeeds.
+
+        Raises OSError with one sentence where the disk is full or the folder not writable; `path`
+            and every other file of the run stay as they were.
+        """
+        with self.kept(path):
+            with atomic_path(path) as temporary:
+                yield temporary
+
+    @contextlib.contextmanager
+    def kept(self, path: Path) -> Iterator[None]:
+        """What a block that writes `path` atomically stumbles over becomes one sentence."""
+        try:
+            yield
+        # torch and safetensors have errors of their own for a disk that is full.
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
+            reason = reason.removeprefix(f"cannot write {path}: ")
+            whole = [p.name for p in (self.last, self.best, self.state) if p.exists()]
+            left = f"{', '.join(whole)} are whole" if whole else "no checkpoint was saved yet"
+            raise OSError(
+                f"cannot write {path}: {reason.rstrip('.')}; training stopped, {left}."
+            ) from error
+
     def write_config(self, values: dict[str, Any]) -> None:
         text = yaml.safe_dump(values, sort_keys=False)
-        with atomic_path(self.config) as temporary:
+        with self.writing(self.config) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
     def read_config(self) -> dict[str, Any]:
@@ -89,7 +124,7 @@ class RunFolder:
         return values
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        with atomic_path(self.metrics) as temporary:
+        with self.writing(self.metrics) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -99,38 +134,21 @@ class RunFolder:
             lines = self.metrics.read_text(encoding="utf-8").splitlines()
             return [json.loads(line) for line in lines]
 
+    def write_weights(self, path: Path, network: nn.Module, **about: Any) -> None:
+        """Saves a network as `models.save` does."""
+        with self.kept(path):
+            models.save(path, network, **about)
+
     def write_state(self, state: dict[str, Any]) -> None:
-        with atomic_path(self.state) as temporary:
+        with self.writing(self.state) as temporary:
             torch.save(state, temporary)
 
     def read_state(self) -> dict[str, Any] | None:
-        """What `write_state` wrote, on the CPU; None before the first finished epoch."""
+        """What `write_state` wrote, on the CPU; None before the first saved state."""
         if not self.state.exists():
             return None
         with intact(self.state):
             return torch.load(self.state, map_location="cpu", weights_only=True)
-
-    def draw_curves(self, rows: list[dict[str, Any]], title: str) -> None:
-        """Draws loss and accuracies over the epochs."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        loss_axes, accuracy_axes = figure.subplots(1, 2)
-        _curve(loss_axes, rows, "loss", "training loss")
-        for split in ("val", "test"):
-            for kind in ("clean", "robust"):
-                _curve(accuracy_axes, rows, f"{split}_{kind}", f"{kind}, {split}")
-        for kind in ("clean", "robust"):
-            label = f"{kind}, training batches"
-            _curve(accuracy_axes, rows, f"{kind}_accuracy", label, linestyle=":")
-        for axes, label in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
-            axes.set(xlabel="epoch", ylabel=label)
-            axes.grid(alpha=0.3)
-            axes.legend()
-        accuracy_axes.set_ylim(0, 1)
-        figure.suptitle(title)
-        with atomic_path(self.curves) as temporary:
-            figure.savefig(temporary, dpi=120, format="png")
 
 
 def _remove_empty(folders: list[Path]) -> None:
@@ -140,9 +158,3 @@ def _remove_empty(folders: list[Path]) -> None:
             if any(folder.iterdir()):
                 return
             folder.rmdir()
-
-
-def _curve(axes: Any, rows: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:
-    points = [(row["epoch"], row[key]) for row in rows if key in row]
-    if points:
-        axes.plot(*zip(*points, strict=True), label=label, **style)

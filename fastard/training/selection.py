@@ -10,7 +10,7 @@ from torch import nn
 from fastard.data import Splits
 from fastard.methods.recipes import SELECTIONS
 from fastard.suites import Attack, judge
-from fastard.train_config import Resolved
+from fastard.training.config import Resolved
 
 
 class Selection:
@@ -19,7 +19,8 @@ class Selection:
     Args:
         config: a resolved config.
         splits: the data, with a held-out part where the selection is "held-out".
-        by: "robust" or "clean", the accuracy that decides; the other one breaks ties.
+        by: "robust" or "clean", the accuracy that decides, the other one breaking ties, or
+            "weighted", their mean, robust accuracy breaking ties.
     """
 
     def __init__(self, config: Resolved, splits: Splits, by: str):
@@ -55,10 +56,14 @@ class Selection:
         text = SELECTIONS[config.selection]
         if self.images is None:
             return f"{text}, epoch {best['epoch']}"
-        accuracy = "clean" if self.by == "clean" else f"PGD-{config.val_steps}"
+        pgd = f"PGD-{config.val_steps}"
+        accuracy = {"clean": "clean", "robust": pgd, "weighted": f"mean of clean and {pgd}"}[
+            self.by
+        ]
         return f"{text}, by {accuracy} accuracy on {len(self.images)} images, epoch {best['epoch']}"
 
     def _score(self, row: dict[str, Any]) -> tuple[float, float]:
-        other = "robust" if self.by == "clean" else "clean"
-        first, second = (row.get(f"{self.split}_{kind}", -math.inf) for kind in (self.by, other))
-        return first, second
+        clean, robust = (row.get(f"{self.split}_{k}", -math.inf) for k in ("clean", "robust"))
+        if self.by == "weighted":
+            return (clean + robust) / 2, robust
+        return (clean, robust) if self.by == "clean" else (robust, clean)

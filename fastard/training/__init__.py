@@ -1,0 +1,1 @@
+"""The trainer's parts; `fastard.train` is the way in."""

@@ -1,0 +1,127 @@
+"""Where the settings of a training run come from: the user, the recipe, the data set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from fastard import methods
+from fastard.device import resolve_device
+from fastard.methods.recipes import Preset
+from fastard.methods.registry import METHODS
+from fastard.training.config import Resolved, TrainConfig
+from fastard.training.config_file import with_file
+from fastard.training.limits import require_valid
+
+
+@dataclass(frozen=True)
+class DataDefaults:
+    """What a data set brings along."""
+
+    eps: float
+    val: int
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """Replaces the hyper-parameters of recipes made for CIFAR, unless they are official."""
+
+
+_SMALL = {"student": "small_cnn", "schedule": "cosine", "milestones": (), "weight_decay": 5e-4}
+_CIFAR = DataDefaults(eps=8 / 255, val=1000)
+DATA_DEFAULTS = {
+    "cifar10": _CIFAR,
+    "cifar100": _CIFAR,
+    "imagenet": DataDefaults(eps=4 / 255, val=1000),
+    "mnist": DataDefaults(0.3, 1000, {**_SMALL, "epochs": 20, "lr": 0.05}),
+    "digits": DataDefaults(0.15, 200, {**_SMALL, "epochs": 40, "lr": 0.05, "batch_size": 64}),
+}
+
+_FROM_RECIPE = (
+    *("student", "epochs", "batch_size", "lr", "schedule", "weight_decay", "momentum"),
+    *("nesterov", "val_steps", "val_alpha", "eval_every", "eval_from"),
+)
+# What a recipe may set as well, and what holds where it does not.
+_OTHERWISE = {
+    "lr_gamma": 0.1,
+    "sgd": "auto",
+    "average": "none",
+    "ema_decay": 0.999,
+    "awp_gamma": 0.0,
+    "awp_warmup": 0,
+}
+
+
+def resolve(config: TrainConfig) -> Resolved:
+    """Returns the config with every value filled in, its file's included.
+
+    Raises ValueError for a setting that cannot be, FileNotFoundError for a file that is not there.
+    """
+    config = with_file(config)
+    if config.method is None:
+        raise ValueError(f"method must be given, one of {', '.join(methods.presets())}.")
+    preset = methods.preset(config.method)
+    name = "digits" if config.data is None else config.data
+    config = replace(config, data=name, seed=0 if config.seed is None else config.seed)
+    data = DATA_DEFAULTS.get(name, _CIFAR)
+    recipe = {"schedule": "multistep", **asdict(preset), **({} if preset.official else data.recipe)}
+    if config.milestones:
+        recipe["schedule"] = "multistep"
+    values = {item.name: getattr(config, item.name) for item in fields(TrainConfig)}
+    for name in _FROM_RECIPE:
+        if values[name] is None:
+            values[name] = recipe[name]
+    for name, value in _OTHERWISE.items():
+        if values[name] is None:
+            values[name] = recipe.get(name, value)
+    values |= _attack(config, preset, data.eps)
+    values |= _selection(config, preset, data.val)
+    values["milestones"] = _milestones(values, recipe)
+    values["val_alpha"] = _first(values["val_alpha"], values["eps"] / 4)
+    if values["average_start"] is None:
+        swa = values["average"] == "swa"
+        values["average_start"] = max(1, math.ceil(0.75 * values["epochs"])) if swa else 1
+    values["device"] = str(resolve_device(config.device))
+    if values["out"] is None:
+        values["out"] = Path("runs") / f"{config.method}-{config.data}-{values['student']}"
+    values["config"] = None
+    resolved = Resolved(**values)
+    require_valid(resolved)
+    return resolved
+
+
+def _milestones(values: dict[str, Any], recipe: dict[str, Any]) -> tuple[int, ...]:
+    if values["milestones"] is not None or values["schedule"] != "multistep":
+        return values["milestones"] or ()
+    return tuple(round(m * values["epochs"] / recipe["epochs"]) for m in recipe["milestones"])
+
+
+def _attack(config: TrainConfig, preset: Preset, data_eps: float) -> dict[str, Any]:
+    options = {**preset.options_for(config.data), **config.options}
+    METHODS[preset.method].plain_options(options)
+    given = {name: options.pop(name, None) for name in ("eps", "alpha", "steps", "norm")}
+    eps = _first(config.eps, given["eps"], data_eps)
+    # A step size belongs to the radius that it came with.
+    alpha = given["alpha"] if eps == given["eps"] else None
+    return {
+        "eps": eps,
+        "alpha": _first(config.alpha, alpha, eps / 4),
+        "steps": _first(config.steps, given["steps"], 10),
+        "norm": _first(config.norm, given["norm"], "Linf"),
+        "options": options,
+    }
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
+
+
+def _selection(config: TrainConfig, preset: Preset, data_val: int) -> dict[str, Any]:
+    selection: str | None = config.selection
+    val = config.val
+    if selection is None and val is not None:
+        selection = "held-out" if val > 0 else "last"
+    elif selection is None:
+        selection = preset.selection
+    if val is None:
+        val = data_val if selection == "held-out" else 0
+    return {"selection": selection, "val": val}

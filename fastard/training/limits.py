@@ -1,0 +1,80 @@
+"""What the settings of a run may be: one sentence for each that cannot."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+from fastard.kinds import parse_norm, unknown
+from fastard.methods.recipes import SELECTIONS
+from fastard.training.config import Average, Resolved, Sgd
+from fastard.training.schedules import SCHEDULES
+
+_COUNTS = (
+    *("epochs", "batch_size", "steps", "val_steps", "eval_every", "threads", "train_n"),
+    *("average_start", "patience", "save_every_steps"),
+)
+_SIZES = (
+    *("lr", "weight_decay", "momentum", "eps", "alpha", "val", "val_alpha", "lr_gamma"),
+    *("awp_gamma", "awp_warmup", "save_every_minutes"),
+)
+
+
+def require_valid(config: Resolved) -> None:
+    """Raises ValueError naming the first setting that cannot be."""
+    for name in _COUNTS:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, but is {value}.")
+    for name in _SIZES:
+        value = getattr(config, name)
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, but is {value}.")
+    if config.teacher_cache is not None and not 0 < config.teacher_cache < math.inf:
+        raise ValueError(
+            f"teacher_cache must be above 0 GiB and finite, but is {config.teacher_cache}."
+        )
+    _require_words(config)
+    _require_shares(config)
+    parse_norm(config.norm)
+    if (config.selection == "held-out") != (config.val > 0):
+        raise ValueError(
+            f"selection is {config.selection!r} with val={config.val}, but a held-out selection "
+            "needs val above 0 and the others need val=0."
+        )
+    if config.patience is not None and config.selection == "last":
+        raise ValueError("patience needs a validation, but selection is 'last'.")
+    if (config.mean is None) != (config.std is None):
+        raise ValueError("mean and std must be given together.")
+    if config.average == "swa" and config.average_start > config.epochs:
+        raise ValueError(
+            f"average_start must be at most the {config.epochs} epochs, but is "
+            f"{config.average_start}."
+        )
+    if config.precision == "fp16" and config.awp_gamma > 0:
+        raise ValueError(
+            "awp_gamma must be 0 in fp16, whose scaled gradients may overflow, but is "
+            f"{config.awp_gamma}; bf16 works."
+        )
+
+
+def _require_words(config: Resolved) -> None:
+    known = {
+        "schedule": SCHEDULES,
+        "selection": SELECTIONS,
+        "average": get_args(Average),
+        "sgd": get_args(Sgd),
+        "precision": (None, "fp32", "tf32", "bf16", "fp16"),
+    }
+    for name, words in known.items():
+        if getattr(config, name) not in words:
+            raise unknown(name, getattr(config, name), [word for word in words if word])
+
+
+def _require_shares(config: Resolved) -> None:
+    if config.peak is not None and not 0 < config.peak < 1:
+        raise ValueError(f"peak must lie between 0 and 1, but is {config.peak}.")
+    if not 0 <= config.ema_decay < 1:
+        raise ValueError(f"ema_decay must be at least 0 and below 1, but is {config.ema_decay}.")
+    if config.clip_grad is not None and not 0 < config.clip_grad < math.inf:
+        raise ValueError(f"clip_grad must be above 0 and finite, but is {config.clip_grad}.")
