@@ -123,9 +123,8 @@ class Attack:
         del dense
         judged = self.n_restarts > 1 or self.return_info
         run = Run(goal, self.moves, start, self.steps, judged, self.return_info)
-        refusal = goal.refusal
-        if refusal is None and values and x.is_cuda:
-            refusal = "the values of this call's inputs are checked"
+        # Looking at values would make the host wait in every replay.
+        checked = "the values of this call's inputs are checked" if values and x.is_cuda else None
         bounds = {
             name: as_bound(value, x) if isinstance(value, Tensor) else float(value)
             for name, value in (("eps", self.moves.eps), ("alpha", self.moves.alpha))
@@ -136,7 +135,7 @@ class Attack:
             noise, radius = start.draw(x)
             inputs = {"x": x, **bounds, **goal.given, "noise": noise, "radius": radius}
             del noise, radius
-            found = capture.run(goal.programs, run.key, run, inputs, refusal)
+            found = capture.run(goal.programs, run.key, run, inputs, goal.refusal, checked)
             x_adv, loss = found["x_adv"], found.get("loss")
             if self.return_info:
                 broken = found["broken"] if broken is None else broken | found["broken"]

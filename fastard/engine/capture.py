@@ -76,8 +76,9 @@ class Graphs:
         return sum(s.recording is not None for s in list(self._known.values()))
 
     def run(
-        self, programs: Sequence[Program], key: Hashable, work: Work, inputs: Values
-    ) -> Tensors:
+        self, programs: Sequence[Program], key: Hashable, work: Work, inputs: Values,
+        not_now: str | None = None,
+    ) -> Tensors:  # fmt: skip
         """work(inputs): replayed, or recorded and replayed, or as it is."""
         device = inputs["x"].device
         plans = [p.plan for p in programs if p.plan is not None]
@@ -90,7 +91,9 @@ class Graphs:
             state = self._known.get(whole)
             if state is None:
                 self._remember(whole, plans)
-                why = FIRST
+                why = not_now or FIRST
+            elif not_now is not None:
+                why = not_now
             elif state.refused is not None:
                 why = state.refused
             else:
@@ -218,7 +221,7 @@ def discarded(plan: Plan) -> None:
 
 def run(
     programs: Sequence[Program], key: Hashable, work: Work, inputs: Values,
-    refusal: str | None = None,
+    refusal: str | None = None, not_now: str | None = None,
 ) -> Tensors:  # fmt: skip
     """What `work` makes of `inputs`, inside the programs' running blocks: from one recorded graph
     where that is possible, else by running it.
@@ -227,13 +230,14 @@ def run(
         programs: the networks that `work` runs, each to be renewed by it first.
         key: everything that `work` depends on beside `inputs` and the programs.
         inputs: by name; "x" is a tensor on the device. Work may take entries out of its own dict.
-        refusal: why the caller wants nothing recorded, if so.
+        refusal: why nothing of this kind is ever recorded, if so.
+        not_now: why this call is not, if so; it counts as the first of its kind.
     """
     device = inputs["x"].device
     graphs = graphs_of(device)
     why = _obstacle(programs, graphs, device) if refusal is None else refusal
     if why is None and graphs is not None:
-        return graphs.run(programs, key, work, inputs)
+        return graphs.run(programs, key, work, inputs, not_now)
     _tell(programs, f"no: {why}")
     return work(inputs, None)
 

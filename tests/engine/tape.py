@@ -101,8 +101,7 @@ def poison(t: Tensor) -> None:
     t.fill_(float("nan") if t.is_floating_point() else 1)
 
 
-@pytest.fixture
-def recorder(monkeypatch) -> TapeRecorder:
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> TapeRecorder:
     """The CPU takes a device's way through the engine, and records."""
     made = TapeRecorder()
     monkeypatch.setattr(plan, "onednn", lambda: (False, "as on a device"))
