@@ -47,8 +47,8 @@ class PairPGD(Attack):
 
     def __call__(self, x: Tensor) -> Any:
         checks.floating(x, "x")
-        key = (x.shape, x.dtype, x.device)
-        values = check_values(self.student.model, key, x.device.type)
+        images = (x.shape, x.dtype, x.device)
+        values = check_values(self.student.model, images, x.device.type)
         self._check_images(x, values)
         if len(x) == 0:
             return self._empty(x)

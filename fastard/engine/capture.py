@@ -115,9 +115,10 @@ class Graphs:
             try:
                 recording = self._record(programs, work, inputs, device)
             except RuntimeError as error:
+                cause = _cause(error)
                 # Raises by itself where the work, not its recording, is at fault.
                 found = work(inputs, None)
-                state.refused = f"it could not be recorded ({first_line(error)})"
+                state.refused = f"it could not be recorded ({first_line(cause)})"
                 warnings.warn(
                     f"an attack runs without a graph: {state.refused}.", RuntimeWarning,
                     stacklevel=2)  # fmt: skip
@@ -258,6 +259,16 @@ def _obstacle(
     return graphs.recorder.busy()
 
 
+def _cause(error: RuntimeError) -> RuntimeError:
+    """What broke a recording: ending a broken one raises as well."""
+    first: BaseException = error
+    while first.__context__ is not None:
+        first = first.__context__
+    if isinstance(first, RuntimeError):
+        return first
+    raise first
+
+
 def _tell(programs: Sequence[Program], what: str) -> None:
     for p in programs:
         p.captured = what
@@ -276,7 +287,8 @@ def _flags() -> Hashable:
     """torch's settings that choose kernels."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     return (
-        matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.enabled, cudnn.benchmark,
+        matmul.fp32_precision, cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+        cudnn.enabled, cudnn.benchmark,
         cudnn.deterministic, torch.are_deterministic_algorithms_enabled(), torch.get_num_threads(),
         matmul.allow_bf16_reduced_precision_reduction,
         matmul.allow_fp16_reduced_precision_reduction,

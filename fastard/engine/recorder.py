@@ -145,7 +145,7 @@ class NoHostReads(TorchDispatchMode):
             raise HostRead(f"{packet} reads a value back to the host")
         result = func(*args, **(kwargs or {}))
         if packet in _COPIES:
-            given, made = args[-1 if packet is _aten.copy_ else 0].device, result.device
+            given, made = args[packet is _aten.copy_].device, result.device
             of_host = packet is _aten.lift_fresh and made.type == self.device.type
             if of_host or given.type != made.type:
                 raise HostRead(f"{packet} copies between host and device")
