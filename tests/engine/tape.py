@@ -80,6 +80,7 @@ class TapeRecorder:
             poison(t)
 
         def replay():
+            assert self.inside == 1, "a replay outside of its turn"
             self.replayed += 1
             tape.replay()
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import fastard
+from fastard import models
 from fastard.engine import Inference, Program, capture
 from fastard.engine.recorder import HostRead, NoHostReads, beside, rejoined
 from fastard.engine.recorder import recorder as of_device
@@ -217,6 +218,17 @@ def test_the_weights_are_the_live_ones(make, change, recorder):
         torch.manual_seed(0)
         assert torch.equal(got, fresh(x, t))
     assert recorder.replayed >= 4
+    # Folded weights are found through a table, which is brought up to date where it lies.
+    assert recorder.recorded == 1 or make is Opaque
+
+
+def test_a_normaliser_of_the_model(recorder):
+    model, (x, _, t) = models.Normalized(small(), MEAN, STD).eval(), data()
+    for call in range(4):
+        same(model, recorder, x, t, replays=call > 0, steps=2, norm="L2", eps=1.0, alpha=0.5)
+        with torch.no_grad():
+            model.mean.add_(0.1), model.std.mul_(1.5)
+    assert recorder.recorded == 1
 
 
 def test_results_are_nobody_elses(recorder):
@@ -279,7 +291,15 @@ def test_graphs_go_with_their_model(recorder):
     assert held() == 1
     same(model, recorder, x, t, replays=True, steps=1)
     assert held() == 2
-    del model
+    # Dropped at once, though an object that attacked it remembers the program.
+    attack = fastard.PGD(model, steps=1, capture="never")
+    attack(x, t)
+    model[2] = nn.ReLU6()
+    Inference(model)(x)
+    assert held() == 1 and attack.program.made.plan is not None
+    for call in range(2):
+        same(model, recorder, x, t, replays=call > 0, steps=1)
+    del model, attack
     gc.collect(), gc.collect()
     assert held() == 1
     known = capture.graphs_of(torch.device("cpu"))
@@ -319,6 +339,9 @@ def test_inference(frozen, recorder):
     x, _, _ = data()
     fresh = Inference(model, mean=MEAN, std=STD, capture="never")(x)
     assert torch.equal(fresh, infer(x)) != frozen
+    if frozen:
+        # Another's copies are of its own first call.
+        assert torch.equal(Inference(model, frozen=True, mean=MEAN, std=STD)(x), fresh)
     first, second = infer(x), infer(x)
     assert first.data_ptr() != second.data_ptr()
 
@@ -379,6 +402,11 @@ def test_an_exception_leaves_no_trace(recorder):
     assert [m.training for m in model.modules()] == flags
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    # Ending a recording that was interrupted raises as well.
+    recorder.fails = RuntimeError("operation failed due to a previous error during capture")
+    recorder.fails.__context__ = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        attack(x, t)
     recorder.fails = None
     same(model, recorder, x, t, steps=1)
     with pytest.raises(ValueError, match="one column per class"):
