@@ -69,8 +69,8 @@ class Program:
         fold: False keeps normalisations as layers of their own.
         layout: "channels_last", "contiguous", or "auto": what the device's convolutions prefer.
         frozen: the model never changes: its weights are copied once.
-        capture: "auto": attacks and `Inference` on CUDA run as one recorded graph from their second
-            call with equal shapes and settings on (`explain` says so, or why not); "never".
+        capture: "auto": PGD attacks and `Inference` on CUDA run as one recorded graph from their
+            second call with equal shapes and settings on; "never". `explain` says which, and why.
     """
 
     def __init__(

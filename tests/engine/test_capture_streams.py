@@ -7,8 +7,8 @@ import torch
 
 import fastard
 from fastard.engine import gradient
+from tests.engine.recorded import data, held, same, small
 from tests.engine.streams import stand_in_cuda
-from tests.engine.test_capture import data, held, same, small
 
 
 @pytest.fixture
