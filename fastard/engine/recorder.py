@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.pool = torch.cuda.graph_pool_handle()
+        self._pool = torch.cuda.graph_pool_handle()
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
         # Not the streams of the warm-up: a library's workspace for a stream must lie in the pool.
         self._warm, self._main, self._side, self._warm_side = (
             torch.cuda.Stream(device) for _ in range(4)
@@ -70,15 +72,19 @@ class CudaRecorder:
             here.wait_stream(self._warm)
 
     def record(self, work: Recordable) -> tuple[Callable[[], None], Tensors]:
+        if not self._graphs:
+            # A pool whose last graph is gone, but not a library's workspace in it, takes no other.
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # The outer block puts the stream back also where ending a broken capture raises.
         with (
             torch.cuda.stream(self._main),
             torch.cuda.graph(
-                graph, pool=self.pool, stream=self._main, capture_error_mode="thread_local"
+                graph, pool=self._pool, stream=self._main, capture_error_mode="thread_local"
             ),
         ):
             made = work(Lane(self._side))
+        self._graphs.add(graph)
         return graph.replay, made
 
     @contextmanager

@@ -137,7 +137,8 @@ def stand_in_cuda(monkeypatch) -> Cuda:
     for name, value in {
         "Stream": cuda.new_stream, "Event": Event, "CUDAGraph": Graph, "stream": cuda.stream,
         "graph": cuda.graph, "current_stream": lambda device=None: cuda.now[-1],
-        "graph_pool_handle": lambda: "pool", "is_current_stream_capturing": lambda: False,
+        "graph_pool_handle": lambda: f"pool {next(_numbers)}",
+        "is_current_stream_capturing": lambda: False,
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda t, s: cuda.log.append("kept"))

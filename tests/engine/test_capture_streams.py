@@ -30,10 +30,16 @@ def test_attacks_by_the_cuda_recorder(cuda):
             same(model, cuda, x, t, seed=call, replays=None, steps=2)
     graphs = [entry for entry in cuda.log if isinstance(entry, tuple)]
     assert len(graphs) == 2 and graphs[0] == graphs[1], "one pool, one stream"
-    assert graphs[0][0] == "pool" and graphs[0][2] == "thread_local"
+    assert graphs[0][2] == "thread_local"
     # x, eps, alpha, target and noise are kept for each of the four replays.
     assert cuda.log.count("replay") == 4 and cuda.log.count("kept") == 20
     assert len(cuda.now) == 1
+    for model in (first, second):
+        model[2] = torch.nn.SiLU()
+        same(model, cuda, x, t, replays=None, steps=2)
+    assert held() == 0
+    same(first, cuda, x, t, replays=None, steps=2)
+    assert held() == 1 and cuda.log[-7][0] != graphs[0][0], "no graph of the old pool is left"
 
 
 def test_a_pair_runs_on_two_streams_without_a_race(cuda):

@@ -244,6 +244,10 @@ class TestDeviceCapture:
         del model
         gc.collect(), gc.collect()
         assert graphs().count == 0
+        model, x, t = on_device("mobilenetv2")
+        for _ in range(3):
+            alike(both(model, x, t))
+        assert graphs().count == 1
 
     def test_streams_of_the_callers(self, graphs):
         model, x, t = on_device()
