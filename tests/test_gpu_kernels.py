@@ -294,6 +294,7 @@ def test_the_attacks_agree_on_the_cpu():
     assert set(found["loss_reached"]) == loops
     assert set(found["median_seconds"]) == loops | {"floor tf32"}
     assert all(len(taken) == 5 for taken in found["seconds"].values())
+    assert found["captured"] == dict.fromkeys(("tf32", "bf16"), "no: cpu has no graphs")
 
 
 def test_a_weak_attack_is_a_failure(monkeypatch):

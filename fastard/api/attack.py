@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from fastard import checks, ops
-from fastard.attacks import STARTS, Moves, Start, pgd, preserved_rng
-from fastard.engine import Program
+from fastard.api.run import Goal, Run
+from fastard.attacks import STARTS, Moves, Start, preserved_rng
+from fastard.engine import capture
 from fastard.kinds import Norm, parse_norm
+from fastard.ops.pgd_step import as_bound
 
 Bound = float | Tensor
 
@@ -94,19 +97,14 @@ class Attack:
             device = self.generator.device if self.generator is not None else x.device
         return Start(self.start, self.clip_start, self.moves.norm, device, self.generator)
 
-    def _attack(
-        self,
-        program: Program,
-        x: Tensor,
-        gradient: Callable[[Tensor, Tensor], Tensor],
-        value: Callable[[Tensor, Tensor], Tensor],
-        explain: Callable[[], str],
-    ) -> Any:
-        """Runs start and steps for every restart; `gradient` and `value` take (feed, x_adv)."""
+    def _attack(self, goal: Goal, x: Tensor, values: bool, explain: Callable[[], str]) -> Any:
+        """Runs start and steps for every restart towards `goal`."""
         begun = time.perf_counter()
         start = self._start(x)
-        with preserved_rng(start), program.running(x):
-            best, info = self._restarts(program, x.detach(), start, gradient, value)
+        with preserved_rng(start), ExitStack() as around:
+            for program in reversed(goal.programs):
+                around.enter_context(program.running(x, renewed=False))
+            best, info = self._restarts(goal, x.detach(), start, values)
         if not self.return_info:
             return best
         if x.is_cuda:
@@ -115,36 +113,39 @@ class Attack:
         return best, info
 
     def _restarts(
-        self, program: Program, images: Tensor, start: Start,
-        gradient: Callable[[Tensor, Tensor], Tensor], value: Callable[[Tensor, Tensor], Tensor],
-    ) -> tuple[Tensor, AttackInfo]:  # fmt: skip
+        self, goal: Goal, images: Tensor, start: Start, values: bool
+    ) -> tuple[Tensor, AttackInfo]:
         # Half-precision images are attacked in fp32 and rounded towards themselves at the end.
         x = images if images.dtype in (torch.float32, torch.float64) else images.float()
-        x_adv, moves = torch.empty_like(x), self.moves
-        if x.stride() != x_adv.stride():
-            x = x_adv.clone().copy_(x)
-        fed = program.feed(x)
-        mean, std = fed.mean, fed.std
-        feed = None if fed.is_x else torch.empty_like(x, dtype=fed.dtype)
-        broken = (
-            torch.zeros(len(x), dtype=torch.bool, device=x.device) if self.return_info else None
-        )
-        best, best_loss = x_adv, None
+        dense = torch.empty_like(x)
+        if x.stride() != dense.stride():
+            x = dense.copy_(x)
+        del dense
+        judged = self.n_restarts > 1 or self.return_info
+        run = Run(goal, self.moves, start, self.steps, judged, self.return_info)
+        # Looking at values would make the host wait in every replay.
+        checked = "the values of this call's inputs are checked" if values and x.is_cuda else None
+        bounds = {
+            name: as_bound(value, x) if isinstance(value, Tensor) else float(value)
+            for name, value in (("eps", self.moves.eps), ("alpha", self.moves.alpha))
+        }
+        best: Tensor | None = None
+        best_loss = broken = None
         for _ in range(self.n_restarts):
-            start.write_(x_adv, x, moves.eps, moves.clip_min, moves.clip_max)
-            if feed is not None:
-                feed.copy_(ops.prepared(x_adv, mean, std, fed.dtype))
-            pgd(lambda source: gradient(source, x_adv), x, x_adv, feed, moves, self.steps,
-                mean=mean, std=std, broken=broken)  # fmt: skip
-            if self.n_restarts == 1 and not self.return_info:
-                break
-            loss = value(x_adv if feed is None else feed, x_adv)
-            if best_loss is None:
-                best, best_loss = (x_adv.clone() if self.n_restarts > 1 else x_adv), loss
+            noise, radius = start.draw(x)
+            inputs = {"x": x, **bounds, **goal.given, "noise": noise, "radius": radius}
+            del noise, radius
+            found = capture.run(goal.programs, run.key, run, inputs, goal.refusal, checked)
+            x_adv, loss = found["x_adv"], found.get("loss")
+            if self.return_info:
+                broken = found["broken"] if broken is None else broken | found["broken"]
+            if best is None or best_loss is None or loss is None:
+                best, best_loss = x_adv, loss
             else:
                 higher = (loss > best_loss) | best_loss.isnan()
                 best = torch.where(higher.view(-1, *[1] * (x.dim() - 1)), x_adv, best)
                 best_loss = torch.where(higher, loss, best_loss)
+        assert best is not None
         if best.dtype != images.dtype:
             best = ops.round_towards(best, images)
         iterations = self.steps * self.n_restarts

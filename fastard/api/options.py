@@ -25,6 +25,7 @@ class CommonOptions(TypedDict, total=False):
     bn_stats: str
     precision: str | None
     engine: bool
+    capture: str
     check_logits: bool
     l1_sparsity: float
     noise_device: str | torch.device | None

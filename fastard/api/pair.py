@@ -9,7 +9,10 @@ from torch import Tensor
 from fastard import checks
 from fastard.api.attack import Attack, Bound
 from fastard.api.pgd import Statistics
+from fastard.api.run import Ascent, Goal
 from fastard.engine import PairGradient, Program
+from fastard.engine.capture import Values
+from fastard.engine.recorder import Lane
 from fastard.engine.unwrap import Model
 from fastard.kinds import Norm
 from fastard.settings import check_values
@@ -28,43 +31,48 @@ class PairPGD(Attack):
         clip_start: bool | None = None, random_start: bool | str = True, temperature: float = 1.0,
         targeted: bool = False, mean: Statistics = None, std: Statistics = None, mode: str = "eval",
         bn_stats: str = "update", precision: str | None = None, engine: bool = True,
-        check_logits: bool = True, **options: Any,
+        capture: str = "auto", check_logits: bool = True, **options: Any,
     ) -> None:  # fmt: skip
         if clip_start is None:
             clip_start = random_start == "uniform"
         super().__init__(norm, eps, alpha, steps, random_start=random_start,
                          published_start="gaussian", clip_start=clip_start, **options)  # fmt: skip
         self.student = Program(
-            student, precision, mean=mean, std=std, mode=mode, bn_stats=bn_stats,
-            engine=engine)  # fmt: skip
-        self.teacher = Program(teacher, precision, engine=engine)
+            student, precision, mean=mean, std=std, mode=mode, bn_stats=bn_stats, engine=engine,
+            capture=capture)  # fmt: skip
+        self.teacher = Program(teacher, precision, engine=engine, capture=capture)
         if mode == "train" and self.student.model is self.teacher.model:
             raise ValueError("mode='train' needs a teacher that is not the student itself.")
         self.temperature, self.targeted, self.check_logits = temperature, targeted, check_logits
 
     def __call__(self, x: Tensor) -> Any:
         checks.floating(x, "x")
-        key = (x.shape, x.dtype, x.device)
-        values = check_values(self.student.model, key, x.device.type)
+        images = (x.shape, x.dtype, x.device)
+        values = check_values(self.student.model, images, x.device.type)
         self._check_images(x, values)
         if len(x) == 0:
             return self._empty(x)
-        pair = PairGradient(
-            self.student, self.teacher, temperature=self.temperature, targeted=self.targeted,
-            check_logits=self.check_logits and values,
-        )  # fmt: skip
 
-        def gradient(feed: Tensor, x_adv: Tensor) -> Tensor:
-            _, through_student, through_teacher = pair(feed, x_adv)
-            std = self.student.feed(x).std
-            if std is None:
-                return through_student + through_teacher
-            # The step's gradient is in the student's prepared input.
-            shape = (1, -1, *[1] * (x.dim() - 2))
-            return through_student + through_teacher * std.to(through_teacher.dtype).view(shape)
+        def bind(held: Values, lane: Lane | None) -> Ascent:
+            pair = PairGradient(
+                self.student, self.teacher, temperature=self.temperature, targeted=self.targeted,
+                check_logits=self.check_logits and values and lane is None,
+                side=None if lane is None else lane.side)  # fmt: skip
 
-        with self.teacher.running(x):
-            return self._attack(self.student, x, gradient, pair.value, self.explain)
+            def gradient(feed: Tensor, x_adv: Tensor) -> Tensor:
+                _, through_student, through_teacher = pair(feed, x_adv)
+                std = self.student.feed(x_adv).std
+                if std is None:
+                    return through_student + through_teacher
+                # The step's gradient is in the student's prepared input.
+                shape = (1, -1, *[1] * (x_adv.dim() - 2))
+                return through_student + through_teacher * std.to(through_teacher.dtype).view(shape)
+
+            return gradient, pair.value
+
+        key = ("PairPGD", self.temperature, self.targeted)
+        goal = Goal([self.student, self.teacher], key, {}, bind)
+        return self._attack(goal, x, values, self.explain)
 
     def explain(self) -> str:
         """What runs where, student first."""

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from fastard import checks
 from fastard.api.attack import Attack, Bound
+from fastard.api.run import Ascent, Goal
 from fastard.engine import InputGradient, Program, RowLoss, UserLoss
+from fastard.engine.capture import Values
 from fastard.engine.gradient import Seed
+from fastard.engine.recorder import Lane
 from fastard.engine.unwrap import Model
 from fastard.kinds import LossKind, Norm, parse_loss
 from fastard.settings import check_values
@@ -50,6 +53,8 @@ class PGD(Attack):
         precision: "fp32", "tf32", "bf16", "fp16", None: autocast's state.
         engine: run the compiled program where there is one; False: eager autograd, whose pixels
             equal the published loops' bit for bit.
+        capture: "auto": on CUDA the attack is one recorded graph from the second call with equal
+            shapes and settings on; "never". See `engine.Program`.
         check_logits: refuse a model whose first logits are NaN or +inf; False lets them be.
         noise_device: where noise is drawn (default: the generator's device, else x's); "cpu" draws
             as the published loops do.
@@ -86,6 +91,7 @@ class PGD(Attack):
         bn_stats: str = "update",
         precision: str | None = None,
         engine: bool = True,
+        capture: str = "auto",
         check_logits: bool = True,
         l1_sparsity: float = 0.2,
         noise_device: str | torch.device | None = None,
@@ -108,8 +114,8 @@ class PGD(Attack):
             raise ValueError(f"mix must lie in [0, 1], but is {mix}.")
         self.options = {"temperature": temperature, "kappa": kappa, "mix": mix}
         self.program = Program(
-            model, precision, mean=mean, std=std, mode=mode, bn_stats=bn_stats,
-            engine=engine)  # fmt: skip
+            model, precision, mean=mean, std=std, mode=mode, bn_stats=bn_stats, engine=engine,
+            capture=capture)  # fmt: skip
 
     def _takes_logits(self) -> bool:
         return self.loss in (LossKind.kl, LossKind.mixture)
@@ -147,11 +153,16 @@ class PGD(Attack):
         self._check_target(x, target, labels, values)
         if len(x) == 0:
             return self._empty(x)
-        gradient = InputGradient(self.program, self._seed(target, labels, values))
-        return self._attack(
-            self.program, x, lambda feed, _: gradient(feed)[1],
-            lambda feed, _: gradient.value(feed),
-            lambda: self.program.explain(x.device))  # fmt: skip
+
+        def bind(held: Values, lane: Lane | None) -> Ascent:
+            seed = self._seed(held["target"], held["labels"], values and lane is None)
+            gradient = InputGradient(self.program, seed)
+            return lambda feed, _: gradient(feed)[1], lambda feed, _: gradient.value(feed)
+
+        refusal = "a loss of the caller's may do anything" if callable(self.loss) else None
+        key = ("PGD", self.loss, self.targeted, *self.options.values())
+        goal = Goal([self.program], key, {"target": target, "labels": labels}, bind, refusal)
+        return self._attack(goal, x, values, lambda: self.program.explain(x.device))
 
     def __repr__(self) -> str:
         loss = getattr(self.loss, "name", None) or getattr(self.loss, "__name__", "loss")

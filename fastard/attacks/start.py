@@ -39,14 +39,28 @@ class Start:
         self, x_adv: Tensor, x: Tensor, eps: float | Tensor, clip_min: float, clip_max: float
     ) -> None:
         """Draws a start into x_adv."""
+        self.place_(x_adv, x, *self.draw(x), eps, clip_min, clip_max)
+
+    def draw(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The noise of x's shape and, for a uniform L2 start, the radius [B], on `device`."""
         if self.kind is None:
-            x_adv.copy_(x)
-            return
+            return None, None
         draw = torch.rand if self.kind == "uniform" and self.norm == Norm.Linf else torch.randn
         noise = self._draw(draw, x.shape)
         radius = None
         if self.kind == "uniform" and self.norm == Norm.L2:
-            radius = self._draw(torch.rand, (len(x),)).to(x.device)
+            radius = self._draw(torch.rand, (len(x),))
+        return noise, radius
+
+    def place_(
+        self, x_adv: Tensor, x: Tensor, noise: Tensor | None, radius: Tensor | None,
+        eps: float | Tensor, clip_min: float, clip_max: float,
+    ) -> None:  # fmt: skip
+        """Writes the start that `draw` drew into x_adv."""
+        if self.kind is None or noise is None:
+            x_adv.copy_(x)
+            return
+        radius = None if radius is None else radius.to(x.device)
         ops.random_start_(
             x_adv, x, noise.to(x.device), eps, self.kind, self.norm, radius=radius,
             sigma=self.sigma, clip=self.clip, clip_min=clip_min, clip_max=clip_max)  # fmt: skip

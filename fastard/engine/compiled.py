@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastard import ops
+from fastard.engine import capture
 from fastard.engine.fingerprint import HOOKS, Snapshot, hooked
 from fastard.engine.fuse import fuse
 from fastard.engine.plan import Plan
@@ -79,7 +80,10 @@ def compiled(
 def discard(model: nn.Module) -> None:
     """Forgets the model's plans: it is no longer built as it was."""
     with _LOCK:
-        _PLANS.pop(model, None)
+        plans = [found.plan for found in _PLANS.pop(model, {}).values()]
+    for plan in plans:
+        if plan is not None:
+            capture.discarded(plan)
 
 
 def make(

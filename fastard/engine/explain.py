@@ -46,6 +46,7 @@ def explanation(program: Program, device: str | torch.device | None) -> str:
         lines += _cost_lines(program, plan, precision)
     elif made is not None:
         lines.append("cost       not estimated: nothing was traced")
+    lines.append(f"captured   {program.captured or _ALONE}")
     if program.seconds is not None:
         lines.append(_last_line(program))
     return "\n".join(lines)
@@ -150,6 +151,7 @@ def _fused_acts(layers: list[Layer]) -> str:
     return f"{sum(fused.values())} activations" + (f" ({named})" if named else "")
 
 
+_ALONE = "no: PGD, PairPGD and Inference are, on CUDA, from the second like call on"
 _KERNELS: dict[type, str] = {
     OneDNN: "oneDNN with fused epilogues", Aten: "aten and an epilogue kernel",
     DepthwiseStep: "an own depthwise kernel",

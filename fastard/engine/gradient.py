@@ -11,6 +11,7 @@ from torch import Tensor
 from fastard import checks, ops
 from fastard.engine.guard import attack_mode
 from fastard.engine.program import Program
+from fastard.engine.recorder import beside, rejoined
 from fastard.engine.unwrap import Model
 from fastard.kinds import LossKind
 
@@ -147,14 +148,14 @@ class PairGradient:
     """KL(teacher(x) || student(x)) per sample and its gradient through both networks.
 
     The teacher reads the images as they are, the student its prepared input; at the end both
-    gradients are in pixels.
+    gradients are in pixels. With `side`, a second stream, the teacher runs on that.
     """
 
     def __init__(
         self, student: Program, teacher: Program, *, temperature: float = 1.0,
-        targeted: bool = False, check_logits: bool = True,
+        targeted: bool = False, check_logits: bool = True, side: torch.cuda.Stream | None = None,
     ) -> None:  # fmt: skip
-        self.student, self.teacher = student, teacher
+        self.student, self.teacher, self.side = student, teacher, side
         self.temperature, self.targeted = temperature, targeted
         self.check_logits = check_logits
 
@@ -174,11 +175,19 @@ class PairGradient:
     def __call__(self, feed: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """loss [B], the gradient in the student's prepared input, the gradient in x (teacher)."""
         with self.student.running(feed), self.teacher.running(x):
-            z_t = self.teacher.forward(x)
-            loss, ds, dt = self._logits(self.student.forward_feed(feed), z_t, True)
+            with beside(self.side):
+                z_t = self.teacher.forward(x)
+            z_s = self.student.forward_feed(feed)
+            rejoined(self.side)
+            loss, ds, dt = self._logits(z_s, z_t, True)
             fp16 = torch.float16 in (self.student.low_dtype, self.teacher.low_dtype)
             ds, dt = representable(torch.float16 if fp16 else None, ds, dt)
-            return loss, self.student.vjp(ds), self.teacher.pixel_vjp(dt).to(x.dtype)
+            # Whatever one stream made and the other reads, dt above all, is held until they meet.
+            with beside(self.side):
+                through_teacher = self.teacher.pixel_vjp(dt).to(x.dtype)
+            through_student = self.student.vjp(ds)
+            rejoined(self.side)
+            return loss, through_student, through_teacher
 
     def value(self, feed: Tensor, x: Tensor) -> Tensor:
         """The loss [B] alone; asking moves no BN statistics."""

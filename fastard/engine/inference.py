@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastard.engine import capture
 from fastard.engine.program import Program
+from fastard.engine.recorder import Lane, Tensors
 from fastard.engine.unwrap import Model
 
 
@@ -20,8 +22,8 @@ class Inference:
     ``logits = fastard.engine.Inference(teacher, frozen=True)(x)``
 
     Args:
-        model, precision, mean, std, engine, frozen: as `Program`; `frozen` copies the weights once,
-            for a teacher that never changes.
+        model, precision, mean, std, engine, frozen, capture: as `Program`; `frozen` copies the
+            weights once, for a teacher that never changes.
     """
 
     def __init__(
@@ -33,13 +35,22 @@ class Inference:
         std: Sequence[float] | Tensor | None = None,
         engine: bool = True,
         frozen: bool = False,
+        capture: str = "auto",
     ) -> None:
-        self.program = Program(model, precision, mean=mean, std=std, engine=engine, frozen=frozen)
+        self.program = Program(
+            model, precision, mean=mean, std=std, engine=engine, frozen=frozen, capture=capture
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [B, classes] of images x, detached."""
-        with self.program.running(x):
-            return self.program.infer_feed(self.program.prepared(x))
+        program = self.program
+
+        def work(held: capture.Values, lane: Lane | None) -> Tensors:
+            program.renew()
+            return {"logits": program.infer_feed(program.prepared(held["x"]))}
+
+        with program.running(x, renewed=False):
+            return capture.run([program], "inference", work, {"x": x.detach()})["logits"]
 
     def explain(self, device: str | torch.device | None = None) -> str:
         """What runs where, in which precision, and why."""

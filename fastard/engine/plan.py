@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from typing import Any
 
@@ -35,6 +36,7 @@ from fastard.engine.values import Gradients
 from fastard.engine.weights import StaleProgram, Weights, live
 
 Record = list[Any]
+_SERIALS = itertools.count()
 
 
 class Plan:
@@ -49,6 +51,7 @@ class Plan:
         dtype: torch.dtype = torch.float32, layout: str = "auto",
     ) -> None:  # fmt: skip
         self.network, self.device, self.dtype, self.layout = network, device, dtype, layout
+        self.serial = next(_SERIALS)  # unlike an id, no later plan's
         self.shapes: dict[int, tuple[int, ...]] = {}  # of each convolution's weight, by layer id
         self.model = weakref.ref(model)
         self._fingerprint = Fingerprint(model)
@@ -62,6 +65,8 @@ class Plan:
         self.kernels: list[Any] = []
         # Whether a segment calls modules that hold parameters.
         self.opaque = False
+        # The modules with tensors that segments call: these are read where they lie.
+        self._called: list[str] = []
         modules = dict(model.named_modules())
         for layer in network.layers:
             self._add(layer, model, modules)
@@ -85,8 +90,9 @@ class Plan:
             fixed = [node in self._fixed for node in layer.inputs]
             head = self._head if self.network.head is not None else None
             self.steps.append(SegmentStep(layer, modules, reads, makes, fixed, low, head))
-            called = (modules[str(n.target)] for n in layer.nodes if n.op == "call_module")
-            self.opaque |= any(True for module in called for _ in module.parameters())
+            called = {str(n.target) for n in layer.nodes if n.op == "call_module"}
+            self.opaque |= any(True for name in called for _ in modules[name].parameters())
+            self._called += sorted(name for name in called if _tensors(modules[name]))
         elif isinstance(layer, Convolution):
             self._add_convolution(layer, model, reads)
         elif isinstance(layer, Affine):
@@ -147,26 +153,60 @@ class Plan:
         return frees[::-1]
 
     def refresh(self) -> None:
-        """Copies the model's weights as they are now.
+        """Copies the model's weights as they are now: `look`, then `renew`."""
+        self.look()
+        self.renew()
+
+    def _live(self) -> nn.Module:
+        model = self.model()
+        if model is None:
+            raise StaleProgram("the model is gone")
+        return model
+
+    def look(self) -> None:
+        """Finds the model's tensors as they are now; reads none of them.
 
         Raises:
             StaleProgram: the model is no longer built as it was.
         """
-        model = self.model()
-        if model is None:
-            raise StaleProgram("the model is gone")
+        model = self._live()
         changed = self._fingerprint.change(model)
         if changed is not None:
             raise StaleProgram(changed)
-        self.weights.refresh(model)
+        if self.opaque and made_in_inference(model):
+            raise StaleProgram("modules with parameters made under inference_mode")
+        self.weights.look(model)
+
+    def renew(self) -> None:
+        """Copies what the last look found; on a device nothing but launches."""
+        model = self._live()
+        self.weights.renew()
         for kernel in self.kernels:
             kernel.renewed()
         self._constant_values = [(at, _usable(live(model, param))) for at, param in self.constants]
-        if self.opaque and made_in_inference(model):
-            raise StaleProgram("modules with parameters made under inference_mode")
         if self.network.mean is not None and self.network.std is not None:
-            self.mean = live(model, self.network.mean).detach().float().reshape(-1)
-            self.std = live(model, self.network.std).detach().float().reshape(-1)
+            self.mean = _kept(self.mean, live(model, self.network.mean))
+            self.std = _kept(self.std, live(model, self.network.std))
+
+    def reads(self) -> list[Tensor]:
+        """The model's tensors that passes read where they lie, not from a folded copy."""
+        model, network = self._live(), self.network
+        params = [param for _, param in self.constants]
+        params += [p for p in (network.mean, network.std, network.head) if p is not None]
+        found = [live(model, param) for param in params]
+        for name in self._called:
+            found += _tensors(model.get_submodule(name))
+        return found
+
+    def unrecordable(self) -> str | None:
+        """Why passes of this plan may not be recorded and replayed, if so."""
+        leaves = self.network.leaves
+        if leaves:
+            name, why = next(iter(leaves.items()))
+            return f"{name or 'the model'} runs as it is ({why})"
+        if any(t.is_inference() for t in self.reads()):
+            return "it reads tensors made under inference_mode"
+        return self.weights.unrecordable()
 
     def forward(self, feed: Tensor) -> tuple[Tensor, Record]:
         """Logits in fp32, and what `backward` needs."""
@@ -202,6 +242,18 @@ class Plan:
             if not retain:
                 record[at] = None
         return grads.take(0)[0]
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _kept(buffer: Tensor | None, value: Tensor) -> Tensor:
+    """The value per channel in fp32, in a buffer that stays where it is."""
+    value = value.detach().reshape(-1)
+    if buffer is None or buffer.shape != value.shape:
+        buffer = torch.empty(value.shape, dtype=torch.float32, device=value.device)
+    return buffer.copy_(value)
 
 
 def _usable(t: Tensor) -> Tensor:

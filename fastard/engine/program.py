@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,9 @@ from fastard.engine.plan import Plan
 from fastard.engine.precision import Precision, arithmetic, resolve, tf32
 from fastard.engine.unwrap import Model, inner_model
 from fastard.engine.weights import StaleProgram
+from fastard.kinds import unknown
 
+CAPTURES = ("auto", "never")
 LAYOUTS = ("auto", "channels_last", "contiguous")
 
 
@@ -66,6 +69,8 @@ class Program:
         fold: False keeps normalisations as layers of their own.
         layout: "channels_last", "contiguous", or "auto": what the device's convolutions prefer.
         frozen: the model never changes: its weights are copied once.
+        capture: "auto": PGD attacks and `Inference` on CUDA run as one recorded graph from their
+            second call with equal shapes and settings on; "never". `explain` says which, and why.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Program:
         fold: bool = True,
         layout: str = "auto",
         frozen: bool = False,
+        capture: str = "auto",
     ) -> None:
         if not callable(model):
             raise TypeError(f"model must be callable, but is {checks.describe(model)}.")
@@ -88,11 +94,14 @@ class Program:
             raise ValueError("mean and std go together: give both or neither.")
         if layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, but is {layout!r}.")
+        if capture not in CAPTURES:
+            raise unknown("capture", capture, CAPTURES)
         check_mode(mode, bn_stats)
         resolve(precision, "cpu")
         self.model, self.wrappers = inner_model(model)
         self.precision, self.mode, self.bn_stats = precision, mode, bn_stats
         self.engine, self.fold, self.layout, self.frozen = engine, fold, layout, frozen
+        self.capture = capture
         self._mean, self._std = mean, std
         self._statistics: dict[Any, tuple[Tensor, Tensor]] = {}
         self._resolved: Precision | None = None
@@ -101,32 +110,32 @@ class Program:
         # A forward outside a running block, until the next: its passes, and pixels' share of it.
         self._single: tuple[Passes, Tensor | None, torch.dtype] | None = None
         self._copied: Plan | None = None
+        self._due = False  # whether the running block's copies are yet to be renewed
         self._private, self._own = False, dict[Any, compiled.Compiled]()
         # What explain() tells of the last running block.
         self.made: compiled.Compiled | None = None
+        self.captured: str | None = None
         self.seconds: float | None = None
         self.passed = Passed()
 
-    def _own_statistics(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """The mean and std given with the program, on x's device."""
         if self._mean is None or self._std is None:
             return None
         channels = x.shape[1] if x.dim() > 1 else 1
         found = self._statistics.get((x.device, channels))
         if found is None:
-            found = tuple(  # type: ignore[assignment]
-                torch.tensor(checks.channel_values(v, channels, name), dtype=torch.float32).to(
-                    x.device
-                )
+            mean, std = (
+                _on_device(tuple(checks.channel_values(v, channels, name)), x.device)
                 for v, name in ((self._mean, "mean"), (self._std, "std"))
             )
-            self._statistics[x.device, channels] = found  # type: ignore[assignment]
+            found = self._statistics[x.device, channels] = mean, std
         return found
 
     def feed(self, x: Tensor) -> Feed:
         """How images like x must be prepared for `forward_feed`, in the running block."""
         dtype = self._input_dtype(x)
-        own, plan = self._own_statistics(x), self.plan
+        own, plan = self.statistics(x), self.plan
         mean, std = own if own is not None else (None, None)
         if plan is not None and plan.mean is not None and plan.std is not None:
             # ((x - mean) / std - inner mean) / inner std in one.
@@ -161,14 +170,17 @@ class Program:
         return self._passes.plan if isinstance(self._passes, PlannedPasses) else None
 
     @contextmanager
-    def running(self, x: Tensor) -> Iterator[None]:
-        """Everything an attack's passes need around them; see the class."""
+    def running(self, x: Tensor, renewed: bool = True) -> Iterator[None]:
+        """Everything an attack's passes need around them; see the class. With renewed=False the
+        caller calls `renew` before the first pass."""
         # One attack at a time: the last forward's record and the model's mode belong to it.
         with self._lock:
             if self._depth:
                 yield
                 return
             with self._opened(x):
+                if renewed:
+                    self.renew()
                 yield
 
     @contextmanager
@@ -177,6 +189,7 @@ class Program:
         self._resolved, self._depth = precision, 1
         begun = time.perf_counter()
         kind = x.device.type
+        self.captured = None
         try:
             with ExitStack() as around:
                 around.enter_context(attack_mode(self.model, self.mode, self.bn_stats))
@@ -214,7 +227,7 @@ class Program:
             return compiled.Compiled(None, why)
 
         def sample() -> Tensor:
-            mean, std = self._own_statistics(x) or (None, None)
+            mean, std = self.statistics(x) or (None, None)
             return ops.prepared(x.detach()[:2], mean, std, torch.float32)
 
         options = (self.fold, self.layout, self.frozen)
@@ -229,21 +242,29 @@ class Program:
     def _plan(self, x: Tensor, precision: Precision) -> Plan | None:
         self.made = self.compilation(x, precision)
         plan = self.made.plan
-        if plan is None or (self.frozen and plan is self._copied):
+        self._due = plan is not None and not (self.frozen and plan is self._copied)
+        if plan is None or not self._due:
             return plan
         try:
-            plan.refresh()
+            plan.look()
         except StaleProgram:
             assert isinstance(self.model, nn.Module)
             compiled.discard(self.model)
             self._own.clear()
             self.made = self.compilation(x, precision)
             plan = self.made.plan
+            self._due = plan is not None
             if plan is None:
                 return None
-            plan.refresh()
-        self._copied = plan
+            plan.look()
         return plan
+
+    def renew(self, again: bool = False) -> None:
+        """Copies the live weights into the running block's plan, once a block or `again`."""
+        plan = self.plan
+        if plan is not None and (self._due or (again and not self.frozen)):
+            plan.renew()
+            self._copied, self._due = plan, False
 
     @property
     def low_dtype(self) -> torch.dtype | None:
@@ -310,6 +331,13 @@ class Program:
     def __repr__(self) -> str:
         name = type(self.model).__name__
         return f"Program({name}, precision={self.precision!r}, mode={self.mode!r})"
+
+
+@functools.lru_cache(maxsize=64)
+def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """One tensor for all who ask: an upload synchronises. Never written."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32).to(device)
 
 
 def _prepared(x: Tensor, fed: Feed) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastard import ops
 from fastard.engine.layers import Norm, Param
 
+Held = list[Tensor | None]
 CODES = {dtype: code for code, dtype in enumerate(ops.layers.DTYPES)}
 ALIGNMENT = 64
 
@@ -52,6 +53,14 @@ class Folded:
     scale: Tensor | None = None
 
 
+@dataclass
+class Table:
+    """What `fold_bn_` reads, and the copies of tensors with gaps that it points to."""
+
+    rows: Tensor
+    copies: Held | None
+
+
 class Weights:
     """All folded copies of a program."""
 
@@ -61,7 +70,7 @@ class Weights:
         self.arena: Tensor | None = None
         self._pointers: list[int] = []
         self._expected: list[tuple[tuple[int, ...], torch.dtype]] = []
-        self._table: Tensor | None = None
+        self._table: Table | None = None
         # Where each tensor of the table is found: a module and the attribute's name.
         self._places: list[tuple[weakref.ref[nn.Module], str] | None] = []
         self._strided = False
@@ -127,9 +136,14 @@ class Weights:
         return found
 
     def refresh(self, model: nn.Module) -> None:
-        """Renews every copy from the model's tensors as they are now, in one launch.
+        """Renews every copy from the model's tensors as they are now: `look`, then `renew`."""
+        self.look(model)
+        self.renew()
 
-        The modules must be those of the first refresh.
+    def look(self, model: nn.Module) -> None:
+        """Finds the model's tensors, without a look at their values.
+
+        The modules must be those of the first look.
 
         Raises:
             StaleProgram: a tensor has another shape, dtype or device than before.
@@ -145,10 +159,40 @@ class Weights:
         if pointers != self._pointers or self._table is None or self._strided:
             tensors = self._checked(tensors)
             pointers = [0 if t is None else t.data_ptr() for t in tensors]
-            self._table = self._build_table(tensors, pointers).to(self.device)
+            table, copies = self._build_table(tensors, pointers), None
+            if self._strided:
+                copies = tensors
+            if self._table is None or copies is not None:
+                # One object with what it points to: another thread may look before this one renews.
+                self._table = Table(table.to(self.device), copies)
+            else:
+                # Where it is: a recorded launch reads the table that it was recorded with.
+                self._table.rows.copy_(table)
+                self._table.copies = None
             self._pointers = pointers
-        assert self.arena is not None
-        ops.fold_bn_(self.arena, self._table, [t for t in tensors if t is not None])
+
+    def renew(self) -> None:
+        """Writes every copy from the tensors of the last look, in one launch."""
+        table = self._table
+        assert self.arena is not None and table is not None
+        tensors = table.copies
+        if tensors is None:
+            tensors = [None if place is None else _held(*place) for place in self._places]
+        ops.fold_bn_(self.arena, table.rows, [t for t in tensors if t is not None])
+
+    def unrecordable(self) -> str | None:
+        """Why the launch may not be recorded, if so."""
+        if self._strided:
+            return "a bias or statistic with gaps is copied at every attack"
+        if not ops.offered("fold_bn_", self.device.type):
+            return f"there is no compiled fold_bn_ on {self.device.type}"
+        return None
+
+    @property
+    def buffers(self) -> tuple[Tensor, Tensor]:
+        """What a launch reads and writes where it lies, beside the model's own tensors."""
+        assert self.arena is not None and self._table is not None
+        return self.arena, self._table.rows
 
     def _checked(self, tensors: list[Tensor | None]) -> list[Tensor | None]:
         """The tensors, vectors made dense, if they are what the arena was laid out for."""

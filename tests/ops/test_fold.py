@@ -167,7 +167,7 @@ def test_opcheck_and_bad_tables():
     )
     weights.allocate()
     weights.refresh(model)
-    table = weights._table
+    table = weights.buffers[1]
     opcheck(torch.ops.fastard.fold_bn_, (weights.arena, table), test_utils="test_schema")
     for wrong in (table[:, :-1].contiguous(), table.int(), table[0], table.repeat(1, 2)[:, ::2]):
         with pytest.raises(Exception, match="table must be contiguous int64") as caught:

@@ -1,0 +1,321 @@
+"""Whole attacks as one recorded graph: which are recorded, how long each is kept, and why not."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import warnings
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastard.engine import recorder as recorders
+from fastard.engine.plan import Plan
+from fastard.engine.recorder import Lane, NoHostReads, Recorder, Tensors
+from fastard.engine.trace import first_line
+
+if TYPE_CHECKING:
+    from fastard.engine.program import Program
+
+# Recordings of all programs of one device; the least recently used makes way. Each holds buffers of
+# some five batches, and all share one pool of what the largest needs in between.
+MOST_RECORDINGS = 32
+# Keys that are remembered without a recording: seen once, or refused.
+MOST_KEYS = 512
+FIRST = "recorded at the second call of this shape and these settings"
+
+Values = dict[str, Any]
+# From inputs by name (tensors, numbers, None) to outputs by name. Lane None: as it is, unrecorded.
+Work = Callable[[Values, Lane | None], Tensors]
+
+
+@dataclass
+class Recording:
+    """A recorded work with the tensors it reads and writes where they lie."""
+
+    inputs: Values
+    outputs: Tensors
+    replay: Callable[[], None]
+    kept: tuple[Any, ...]  # whatever else the replay reads
+
+    def __call__(self, inputs: Values) -> Tensors:
+        for name, value in inputs.items():
+            _fill(self.inputs[name], value)
+        self.replay()
+        return {name: t.clone() for name, t in self.outputs.items()}
+
+
+@dataclass
+class State:
+    """What is known of one key: its plans, and a recording or why there is none."""
+
+    plans: tuple[int, ...]
+    recording: Recording | None = None
+    refused: str | None = None
+
+
+class Graphs:
+    """One device's recordings."""
+
+    def __init__(self, recorder: Recorder, most: int = MOST_RECORDINGS) -> None:
+        self.recorder, self.most = recorder, most
+        self.lock = threading.RLock()
+        self._known: OrderedDict[Hashable, State] = OrderedDict()
+        self._watched: dict[int, weakref.ref[Plan]] = {}
+        self._gone: deque[int] = deque()
+        self._recording = False
+
+    @property
+    def count(self) -> int:
+        """How many recordings are held."""
+        return sum(s.recording is not None for s in list(self._known.values()))
+
+    def run(
+        self, programs: Sequence[Program], key: Hashable, work: Work, inputs: Values,
+        not_now: str | None = None,
+    ) -> Tensors:  # fmt: skip
+        """work(inputs): replayed, or recorded and replayed, or as it is."""
+        device = inputs["x"].device
+        plans = [p.plan for p in programs if p.plan is not None]
+        whole = (
+            key, device, _signature(inputs), _flags(),
+            tuple(_circumstance(p, q, inputs["x"]) for p, q in zip(programs, plans, strict=True)),
+        )  # fmt: skip
+        with self.lock:
+            self._forget_gone()
+            state = self._known.get(whole)
+            if state is None:
+                self._remember(whole, plans)
+                why = not_now or FIRST
+            elif not_now is not None:
+                why = not_now
+            elif state.refused is not None:
+                why = state.refused
+            else:
+                self._known.move_to_end(whole)
+                for p in programs:
+                    # A frozen model's copies are made once, outside of every recording.
+                    if p.frozen:
+                        p.renew()
+                return self._replayed(state, programs, work, inputs, device)
+        _tell(programs, f"no: {why}")
+        return work(inputs, None)
+
+    def _replayed(
+        self, state: State, programs: Sequence[Program], work: Work, inputs: Values,
+        device: torch.device,
+    ) -> Tensors:  # fmt: skip
+        recording = state.recording
+        if recording is None:
+            try:
+                recording = self._record(programs, work, inputs, device)
+            except RuntimeError as error:
+                cause = _cause(error)
+                # Raises by itself where the work, not its recording, is at fault.
+                found = work(inputs, None)
+                state.refused = f"it could not be recorded ({first_line(cause)})"
+                warnings.warn(
+                    f"an attack runs without a graph: {state.refused}.", RuntimeWarning,
+                    stacklevel=2)  # fmt: skip
+                _tell(programs, f"no: {state.refused}")
+                return found
+            state.recording = recording
+        held = (t for t in recording.inputs.values() if isinstance(t, Tensor))
+        with self.recorder.ordered(held):
+            found = recording(inputs)
+        _tell(programs, f"one graph; {self.count} of at most {self.most} are held on {device}")
+        return found
+
+    def _record(
+        self, programs: Sequence[Program], work: Work, inputs: Values, device: torch.device
+    ) -> Recording:
+        for key, state in list(self._known.items()):
+            if self.count < self.most:
+                break
+            if state.recording is not None:
+                self._known.pop(key, None)
+        wide = torch.float64 if inputs["x"].dtype == torch.float64 else torch.float32
+        held = {name: _buffer(value, wide, device) for name, value in inputs.items()}
+        for name, value in inputs.items():
+            _fill(held[name], value)
+
+        def again(lane: Lane) -> Tensors:
+            for p in programs:
+                p.renew(again=True)
+            return work(dict(held), lane)
+
+        self._recording = True
+        try:
+            with NoHostReads(device):
+                self.recorder.warm(again)
+            replay, outputs = self.recorder.record(again)
+        finally:
+            self._recording = False
+        kept = [
+            (p.statistics(inputs["x"]), p.plan.weights.buffers)
+            for p in programs if p.plan is not None
+        ]  # fmt: skip
+        return Recording(held, outputs, replay, tuple(kept))
+
+    def _remember(self, key: Hashable, plans: Sequence[Plan]) -> None:
+        self._known[key] = State(tuple(plan.serial for plan in plans))
+        for plan in plans:
+            serial = plan.serial
+            if serial not in self._watched:
+                self._watched[serial] = weakref.ref(plan, functools.partial(self._died, serial))
+        while len(self._known) > MOST_KEYS:
+            self._known.popitem(last=False)
+
+    def _died(self, serial: int, _: weakref.ref[Plan]) -> None:
+        self.drop(serial)
+
+    def drop(self, serial: int) -> None:
+        """Forgets what was recorded of a plan: now, or when the lock is free."""
+        self._gone.append(serial)
+        # A plan may be collected at any moment, in a thread that must not wait or while a graph is
+        # being recorded.
+        if self.lock.acquire(blocking=False):
+            try:
+                if not self._recording:
+                    self._forget_gone()
+            finally:
+                self.lock.release()
+
+    def _forget_gone(self) -> None:
+        gone = set()
+        while self._gone:
+            gone.add(self._gone.popleft())
+        if not gone:
+            return
+        for key, state in list(self._known.items()):
+            if gone.intersection(state.plans):
+                self._known.pop(key, None)
+        for serial in gone:
+            self._watched.pop(serial, None)
+
+
+_GRAPHS: dict[torch.device, Graphs | None] = {}
+_LOCK = threading.Lock()
+
+
+def graphs_of(device: torch.device) -> Graphs | None:
+    """The recordings of a device, if anything can be recorded there."""
+    with _LOCK:
+        if device not in _GRAPHS:
+            made = recorders.recorder(device)
+            _GRAPHS[device] = None if made is None else Graphs(made)
+        return _GRAPHS[device]
+
+
+def discarded(plan: Plan) -> None:
+    """Drops the recordings of a plan that no attack uses any more."""
+    with _LOCK:
+        held = [graphs for graphs in _GRAPHS.values() if graphs is not None]
+    for graphs in held:
+        graphs.drop(plan.serial)
+
+
+def run(
+    programs: Sequence[Program], key: Hashable, work: Work, inputs: Values,
+    refusal: str | None = None, not_now: str | None = None,
+) -> Tensors:  # fmt: skip
+    """What `work` makes of `inputs`, inside the programs' running blocks: from one recorded graph
+    where that is possible, else by running it.
+
+    Args:
+        programs: the networks that `work` runs, each to be renewed by it first.
+        key: everything that `work` depends on beside `inputs` and the programs.
+        inputs: by name; "x" is a tensor on the device. Work may take entries out of its own dict.
+        refusal: why nothing of this kind is ever recorded, if so.
+        not_now: why this call is not, if so; it counts as the first of its kind.
+    """
+    device = inputs["x"].device
+    graphs = graphs_of(device)
+    why = _obstacle(programs, graphs, device) if refusal is None else refusal
+    if why is None and graphs is not None:
+        return graphs.run(programs, key, work, inputs, not_now)
+    _tell(programs, f"no: {why}")
+    return work(inputs, None)
+
+
+def _obstacle(
+    programs: Sequence[Program], graphs: Graphs | None, device: torch.device
+) -> str | None:
+    if any(p.capture == "never" for p in programs):
+        return "capture='never'"
+    if graphs is None:
+        return f"{device.type} has no graphs"
+    for p in programs:
+        if p.plan is None:
+            return p.made.reason if p.made is not None else "it is not compiled"
+        why = p.plan.unrecordable()
+        if why is not None:
+            return why
+    return graphs.recorder.busy()
+
+
+def _cause(error: RuntimeError) -> RuntimeError:
+    """What broke a recording: ending a broken one raises as well."""
+    first: BaseException = error
+    while first.__context__ is not None:
+        first = first.__context__
+    if isinstance(first, RuntimeError):
+        return first
+    raise first
+
+
+def _tell(programs: Sequence[Program], what: str) -> None:
+    for p in programs:
+        p.captured = what
+
+
+def _circumstance(program: Program, plan: Plan, x: Tensor) -> Hashable:
+    """What a recording has of a program: the plan says model, shape, dtype and options, the rest
+    are addresses that were recorded."""
+    read = [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in plan.reads()]
+    buffers = [t.data_ptr() for t in plan.weights.buffers]
+    given = [t.data_ptr() for t in program.statistics(x) or ()]
+    return plan.serial, program.low_dtype, tuple(read), tuple(buffers), tuple(given)
+
+
+def _flags() -> Hashable:
+    """torch's settings that choose kernels."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    return (
+        matmul.fp32_precision, cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+        cudnn.enabled, cudnn.benchmark,
+        cudnn.deterministic, torch.are_deterministic_algorithms_enabled(), torch.get_num_threads(),
+        matmul.allow_bf16_reduced_precision_reduction,
+        matmul.allow_fp16_reduced_precision_reduction,
+    )  # fmt: skip
+
+
+def _signature(inputs: Values) -> Hashable:
+    return tuple(
+        (name, tuple(v.shape), v.stride(), v.dtype) if isinstance(v, Tensor) else (name, type(v))
+        for name, v in inputs.items()
+    )
+
+
+def _buffer(value: Any, wide: torch.dtype, device: torch.device) -> Tensor | None:
+    """A place on the device for an input; a number becomes a tensor of one."""
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        return torch.empty_like(value, device=device)
+    return torch.empty(1, dtype=wide, device=device)
+
+
+def _fill(buffer: Tensor | None, value: Any) -> None:
+    """Writes an input into its place without making the host wait."""
+    if buffer is None:
+        return
+    if isinstance(value, Tensor):
+        buffer.copy_(value, non_blocking=True)
+    else:
+        buffer.fill_(value)
