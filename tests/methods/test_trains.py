@@ -37,7 +37,7 @@ FROM_CLEAN_STUDENT = {"trades", "lbgat", "hat"}
 FROM_CLEAN_TEACHER = {"rslad", "rslad-batchmean"}
 FROM_TEACHER_AT_X_ADV = {"adaad", "adaiad", "advfunmatch", "dgad", "igdm"}
 # Free trains on a batch several times; with the published 8 too few batches would be seen here.
-# SAAD's weights are too large for this learning rate, its linear part for a teacher of half the eps.
+# SAAD's weights are too large for this learning rate, its linear part for a teacher of half eps.
 OPTIONS = {
     "ard": {"temperature": 1.0},
     "free": {"m": 2},
