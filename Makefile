@@ -54,7 +54,7 @@ test-oldest: install
 	$(PY) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 	  print('\n'.join(p['dependencies'] + p['optional-dependencies']['test']))" > $(OLDEST)/needs.txt
 	$(OLDEST)/bin/python -m pip install --quiet "torch==2.11.*" -r $(OLDEST)/needs.txt
-	$(OLDEST)/bin/python -m pytest -m "not build and not long" $(ARGS)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -m "not build and not long" $(ARGS)
 
 lint: install
 	$(PY) -m ruff check .
