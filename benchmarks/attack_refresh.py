@@ -13,7 +13,8 @@ from fastard.engine.plan import Plan
 
 @contextmanager
 def watched(plan: Plan) -> Iterator[list[float]]:
-    """Collects the seconds of every refresh of the plan and of every packing after one."""
+    """Collects the seconds of every renewal of the plan's copies (`look`, then `renew`) and of every
+    packing after one."""
     spent: list[float] = []
 
     def timed(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,14 +29,14 @@ def watched(plan: Plan) -> Iterator[list[float]]:
 
     kernels = [kernel for kernel in plan.kernels if isinstance(kernel, OneDNN)]
     kept = [kernel.ops for kernel in kernels]
-    plan.refresh = timed(plan.refresh)  # type: ignore[method-assign]
+    plan.look, plan.renew = timed(plan.look), timed(plan.renew)  # type: ignore[method-assign]
     for kernel in kernels:
         own = kernel.ops
         kernel.ops = own._replace(pack=timed(own.pack), pack_back=timed(own.pack_back))
     try:
         yield spent
     finally:
-        del plan.refresh  # type: ignore[method-assign]
+        del plan.look, plan.renew  # type: ignore[method-assign]
         for kernel, own in zip(kernels, kept, strict=True):
             kernel.ops = own
 
