@@ -13,8 +13,8 @@ from fastard.engine.plan import Plan
 
 @contextmanager
 def watched(plan: Plan) -> Iterator[list[float]]:
-    """Collects the seconds of every renewal of the plan's copies (`look`, then `renew`) and of every
-    packing after one."""
+    """Collects the seconds of every renewal of the plan's copies (`look`, then `renew`) and of
+    every packing after one."""
     spent: list[float] = []
 
     def timed(run: Callable[..., Any]) -> Callable[..., Any]:
