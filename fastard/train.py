@@ -27,6 +27,13 @@ def train(
     best epoch is that of the highest robust accuracy under PGD in fp32 (clean accuracy for natural
     training) on images held out of the training set, unless `config.selection` says otherwise.
 
+    Started by torchrun in N processes, it trains one student in all of them, as one process would
+    with the same batch size: each takes its rows of every batch, gradients and BatchNorm statistics
+    are those of the whole batch, noise is cut from one draw for it. The first one writes and
+    prints; hooks are called in each. Validation is shared, with noise of each process's own. When a
+    process ends, the others end with ConnectionError; started anew by torchrun (--max-restarts),
+    they resume from the last saved state. The folder must be one that all of them see.
+
     Seeds torch's global generator with `config.seed`. SIGTERM ends the run after the step under
     way, its state saved. On the CPU, a run that is resumed from its last saved state, however it
     ended, ends with the same bits as one that was never interrupted.
@@ -38,13 +45,17 @@ def train(
 
     Returns: the result, or None for a dry run.
     Raises ValueError, FileNotFoundError, FileExistsError or PermissionError for settings that
-        cannot work, before any training, FloatingPointError when the loss is not finite, and
-        OSError when the folder cannot be written any more; the saved files stay whole.
+        cannot work, before any training, FloatingPointError when the loss is not finite,
+        OSError when the folder cannot be written any more, and ConnectionError when another process
+        of the run has ended; the saved files stay whole.
     """
     stop = Stop()
     with stop.on_sigterm():
         trainer = Trainer(config, hooks, console, stop)
+        result = None
         if trainer.config.dry_run:
             trainer.try_one_batch()
-            return None
-        return trainer.fit()
+        else:
+            result = trainer.fit()
+        trainer.ranks.close()
+        return result

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastard"
 
 # What any module may import: plain helpers that import nothing of ours themselves.
-PLAIN = {"checks", "files", "kinds"}
+PLAIN = {"checks", "files", "kinds", "rows"}
 CORE = PLAIN | {"native", "reference", "ops", "settings", "losses", "attacks", "engine", "api"}
 TRAINING = CORE | {"data", "device", "methods", "models", "progress"}
 
@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checks": set(),
     "files": set(),
     "kinds": set(),
+    "rows": set(),
     "reference": set(),
     "reference_layers": set(),
     "settings": set(),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastard import ops
+from fastard import ops, rows
 from fastard.kinds import Norm
 
 STARTS = ("gaussian", "uniform")
@@ -22,7 +22,7 @@ class Start:
     `kind` None starts at x. Noise is contiguous NCHW fp32: ``torch.randn(x.shape)`` for the
     Gaussian and for every L2 and L1 start, ``torch.rand(x.shape)`` for the uniform Linf start, one
     more ``torch.rand(len(x))`` for the L2 radius; drawn on `device` from `generator`, or torch's
-    global one.
+    global one; within `rows.part_of_batch`, for the whole batch.
     """
 
     kind: str | None
@@ -33,7 +33,9 @@ class Start:
     sigma: float = 0.001
 
     def _draw(self, draw: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
-        return draw(shape, device=self.device, generator=self.generator, dtype=torch.float32)
+        return rows.drawn(
+            draw, shape, device=self.device, generator=self.generator, dtype=torch.float32
+        )
 
     def write_(
         self, x_adv: Tensor, x: Tensor, eps: float | Tensor, clip_min: float, clip_max: float

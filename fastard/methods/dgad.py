@@ -65,6 +65,9 @@ class DGAD(Method):
     )
     least_teachers = most_teachers = 1
 
+    def undivided(self) -> str:
+        return "its terms are means over the images on which the teacher errs or not"
+
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return pgd_kl_pair(self.student, self.teachers[0], x, **self._attack_arguments())
 

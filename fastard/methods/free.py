@@ -76,6 +76,9 @@ class Free(Method):
     def replays(self) -> int:
         return self.options.m
 
+    def undivided(self) -> str:
+        return "its perturbation stays with the places of a batch"
+
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The images with the perturbation that earlier passes left; makes no pass itself."""
         if self._trained is not None:

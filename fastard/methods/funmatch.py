@@ -57,6 +57,9 @@ class FunMatch(Method):
     most_teachers = None
     selects_on = "clean"
 
+    def undivided(self) -> str:
+        return "MixUp mixes the images of a batch" if self.options.mixup else ""
+
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The view that every network sees: the batch mixed with its neighbours, not attacked."""
         x = x.detach()

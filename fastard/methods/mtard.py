@@ -96,6 +96,9 @@ class MTARD(LabelAttack):
         ):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
 
+    def undivided(self) -> str:
+        return "its weights follow the losses of the batch"
+
     def on_epoch(self, epoch: int, epochs: int) -> None:
         # After the same whole epochs as the trainer's milestones.
         passed = sum(epoch > round(share * epochs) for share in self.options.drops)

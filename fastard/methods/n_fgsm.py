@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
+from fastard import rows
 from fastard.api import fgsm
 from fastard.kinds import Norm, parse_norm
 from fastard.methods.base import Logs, Method, accuracy, require_labels
@@ -82,7 +83,8 @@ class NFGSM(Method):
         options, width = self.options, self.options.k * self.options.eps
         generator = options.generator
         device = options.noise_device or (x.device if generator is None else generator.device)
-        noise = torch.rand(x.shape, device=device, generator=generator).to(x) * 2 * width - width
+        noise = rows.drawn(torch.rand, x.shape, device=device, generator=generator).to(x)
+        noise = noise * 2 * width - width
         return (x + noise).clamp(options.clip_min, options.clip_max)
 
     def outer(

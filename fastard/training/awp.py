@@ -27,12 +27,19 @@ class AWP:
         network: the network whose weights are perturbed.
         gamma: the perturbation's norm relative to the weight's, layer by layer, at least 0.
         buffers_of: further modules whose buffers the first pass must leave alone.
+        shared: makes gradients, in place, those of the whole batch, where this process has a part.
 
     Source: Wu et al. 2020 (arXiv 2004.05884), github.com/csdongxian/AWP.
     """
 
-    def __init__(self, network: nn.Module, gamma: float, buffers_of: Iterable[nn.Module] = ()):
-        self.gamma = gamma
+    def __init__(
+        self,
+        network: nn.Module,
+        gamma: float,
+        buffers_of: Iterable[nn.Module] = (),
+        shared: Callable[[list[torch.Tensor]], None] = lambda gradients: None,
+    ):
+        self.gamma, self.shared = gamma, shared
         self.weights: list[torch.Tensor] = [
             p for p in network.parameters() if p.dim() > 1 and p.requires_grad
         ]
@@ -70,10 +77,12 @@ class AWP:
             with torch.no_grad():
                 for buffer, value in zip(buffers, kept, strict=True):
                     buffer.copy_(value)
-        return [
+        gradients = [
             torch.zeros_like(w) if g is None else g
             for g, w in zip(found, self.weights, strict=True)
         ]
+        self.shared(gradients)
+        return gradients
 
     def _moves(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
         scales = torch._foreach_norm(self.weights)

@@ -16,6 +16,7 @@ from fastard.training.averaging import WeightAverage
 from fastard.training.awp import AWP
 from fastard.training.config import Resolved
 from fastard.training.optim import Stepper
+from fastard.training.ranks import Ranks
 
 
 class BatchStep:
@@ -29,6 +30,7 @@ class BatchStep:
         config: a resolved config.
         precision: of attack and passes; None as torch is set.
         clock: counts the sections attack, teacher and student.
+        ranks: the processes of which each has a part of the batch.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class BatchStep:
         config: Resolved,
         precision: Precision | None,
         clock: Clock,
+        ranks: Ranks,
     ):
         self.method, self.student, self.stepper = method, student, stepper
         self.average, self.config, self.precision, self.clock = average, config, precision, clock
@@ -48,7 +51,10 @@ class BatchStep:
             # A method over another one asks the teachers through it.
             if isinstance(part, Method):
                 part.teacher_timer = clock.section("teacher")
-        self.awp = AWP(student, config.awp_gamma, [method]) if config.awp_gamma > 0 else None
+        self.awp = None
+        if config.awp_gamma > 0:
+            self.awp = AWP(student, config.awp_gamma, [method], ranks.average_)
+        self.ranks, self.parallel = ranks, ranks.parallel(method)
 
     def __call__(self, batch: Batch, epoch: int) -> list[Logs]:
         found = []
@@ -63,8 +69,8 @@ class BatchStep:
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, Logs]:
         """The method's loss of a batch, in the run's precision."""
-        with self._arithmetic():
-            return self.method(*batch)
+        with self._arithmetic(), self.ranks.noise():
+            return self.parallel(*batch)
 
     def _plain(self, batch: Batch) -> Logs:
         with self.clock.section("student"):

@@ -151,6 +151,26 @@ class RunFolder:
             return torch.load(self.state, map_location="cpu", weights_only=True)
 
 
+class Onlooker(RunFolder):
+    """The same folder for a process that leaves the writing to another one: it writes nothing."""
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        yield
+
+    def write_config(self, values: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Nothing."""
+
+    def write_weights(self, path: Path, network: nn.Module, **about: Any) -> None:
+        """Nothing."""
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        """Nothing."""
+
+
 def _remove_empty(folders: list[Path]) -> None:
     """Removes folders, the innermost first, up to the first that is not empty."""
     for folder in folders:

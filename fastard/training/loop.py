@@ -30,6 +30,7 @@ from fastard.training.opening import open_run
 from fastard.training.optim import Stepper
 from fastard.training.outcome import Outcome
 from fastard.training.progress_bar import ProgressBar
+from fastard.training.ranks import Ranks
 from fastard.training.schedules import learning_rate
 from fastard.training.selection import Selection
 from fastard.training.state import capture, restore, restore_within_epoch
@@ -82,21 +83,29 @@ class Trainer:
         console: Console = QUIET,
         stop: Stop | None = None,
     ):
-        self.config, self.run = open_run(config)
+        self.ranks = Ranks()
+        self.config, self.run = open_run(config, self.ranks)
         config = self.config
+        # Nothing is written before every process has looked at the folder.
+        self.ranks.wait()
+        console = console if self.ranks.first else QUIET
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.console, self.stop = console, stop or Stop()
         self.device = torch.device(config.device)
         parts.require_teachers(config)
         torch.manual_seed(config.seed)
-        self.splits = parts.load_data(config)
-        self.student = parts.build_student(config, self.splits)
+        with self.ranks.first_alone() if config.download else contextlib.nullcontext():
+            self.splits = parts.load_data(config)
+        self.student = self.ranks.synced(parts.build_student(config, self.splits))
         self.validated: nn.Module | None = None
         """What was validated and saved last: the student, or the average of its weights."""
         teachers = parts.load_teachers(config, self.splits)
         trained = cast(nn.Module, torch.compile(self.student)) if config.compile else self.student
         self.method: Method = parts.build_method(config, trained, teachers, len(self.splits.train))
+        self.ranks.require_parts(self.method, config.batch_size)
+        # Networks of the method's own, which are trained along.
+        self.ranks.synced(self.method)
         self.clock = Clock(self.device)
         self.precision = None
         if config.precision is not None:
@@ -114,8 +123,9 @@ class Trainer:
             config,
             self.precision,
             self.clock,
+            self.ranks,
         )
-        self.selection = Selection(config, self.splits, self.method.selects_on)
+        self.selection = Selection(config, self.splits, self.method.selects_on, self.ranks)
         self.outcome = Outcome(self.run, config, self.splits, self.selection)
         self.order = torch.Generator().manual_seed(config.seed)
         self.steps_per_epoch = self.splits.train.num_batches(config.batch_size)
@@ -124,7 +134,7 @@ class Trainer:
         self.tally = Tally(self.device)
         self.seconds = dict.fromkeys(("all", *SHARES), 0.0)
         self.hooks: list[Hook] = [*hooks, ProgressBar(console)]
-        if not config.no_tensorboard:
+        if not config.no_tensorboard and self.ranks.first:
             self.hooks.append(TensorBoard())
         self.order_before = self.order.get_state()
         self._resumed: dict[str, Any] | None = restore(self) if config.resume else None
@@ -158,17 +168,18 @@ class Trainer:
             self.announce()
             self._tell("on_train_start")
             try:
-                while not self.finished and not self.stop.reason:
-                    yield from self._epoch()
+                while not self.finished and not self._is_stopped():
+                    with self.ranks.surviving(self.run.state):
+                        yield from self._epoch()
                 self._say_how_it_ended()
             except BaseException as error:
                 if isinstance(error, GeneratorExit):
                     self.save_state()
                 with contextlib.suppress(OSError):  # The first error says more.
-                    self.outcome.draw(None)
+                    self._draw(None)
                 raise
             else:
-                self.outcome.draw(self.validated)
+                self._draw(self.validated)
             finally:
                 self._tell("on_train_end")
 
@@ -205,7 +216,7 @@ class Trainer:
             return self.student
         views = torch.Generator().manual_seed(self.config.seed + self.epoch)
         batches = self.splits.train.batches(self.config.batch_size, shuffle=True, generator=views)
-        return self.average.renewed(batches)
+        return self.average.renewed(self.ranks.slices(batches))
 
     def try_one_batch(self) -> None:
         """Runs the forward and backward of one batch and says what a run would do."""
@@ -233,14 +244,16 @@ class Trainer:
             logs = self._train_on(batch, epoch)
             self.step += 1
             lr = self.stepper.sgd.param_groups[0]["lr"]
-            step = Step(epoch, self.step, self.steps_per_epoch, lr, len(batch.x), logs)
+            samples = self.ranks.world * len(batch.x)
+            step = Step(epoch, self.step, self.steps_per_epoch, lr, samples, logs)
             self._tell("on_step_end", step)
             if self.step == self.steps_per_epoch:
                 break
-            if self.stop.reason or self._save_is_due():
+            stopped = self._is_stopped()
+            if stopped or self._save_is_due():
                 self.save_state()
             yield step
-            if self.stop.reason:
+            if stopped:
                 return
         assert step is not None, "an epoch has at least one step"
         metrics = self._finish(epoch, step.lr)
@@ -274,7 +287,7 @@ class Trainer:
         batches = self.splits.train.batches(
             config.batch_size, shuffle=True, generator=self.order, start=self.step
         )
-        for batch in batches:
+        for batch in self.ranks.slices(batches):
             if config.channels_last:
                 batch = batch._replace(x=batch.x.contiguous(memory_format=torch.channels_last))
             yield batch
@@ -294,8 +307,9 @@ class Trainer:
                 peak=config.peak,
             )
         )
-        for logs in (replays := self.batch_step(batch, epoch)):
-            self.tally.add(logs, len(batch.x))
+        replays = [self.ranks.averaged(logs) for logs in self.batch_step(batch, epoch)]
+        for logs in replays:
+            self.tally.add(logs, self.ranks.world * len(batch.x))
         now = time.monotonic()
         # Reading waits for nothing on the CPU, and the next attack would refuse NaN logits.
         if self.device.type == "cpu" or now - self._looked_at > LOOK_SECONDS:
@@ -337,6 +351,18 @@ class Trainer:
         if every is not None and self.step % every == 0:
             return True
         return 0 < minutes * 60 < time.monotonic() - self._saved_at
+
+    def _is_stopped(self) -> bool:
+        """Whether the run ends here; the same in every process, all of which have to ask."""
+        if not self.ranks.any(self.stop.reason is not None):
+            return False
+        if self.stop.reason is None:
+            self.stop.ask("another process")
+        return True
+
+    def _draw(self, network: nn.Module | None) -> None:
+        if self.ranks.first:
+            self.outcome.draw(network)
 
     def _say_how_it_ended(self) -> None:
         for line in self.outcome.ending(self.epoch, self.step, self.stop.reason, self.finished):

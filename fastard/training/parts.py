@@ -1,8 +1,6 @@
 """What a run is made of: data, networks and method, built from its settings.
 
-One process trains on one device here. A run over several would divide the global batch between
-`Trainer._batches` and the method, wrap the student between `build_student` and the method, and
-write files where its rank is 0.
+Each process trains on one device and builds everything for itself; `Ranks` joins several.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from fastard.data import Splits
 from fastard.methods.recipes import SELECTIONS
 from fastard.suites import Attack, judge
 from fastard.training.config import Resolved
+from fastard.training.ranks import Ranks
 
 
 class Selection:
@@ -21,10 +22,11 @@ class Selection:
         splits: the data, with a held-out part where the selection is "held-out".
         by: "robust" or "clean", the accuracy that decides, the other one breaking ties, or
             "weighted", their mean, robust accuracy breaking ties.
+        ranks: the processes that share the images.
     """
 
-    def __init__(self, config: Resolved, splits: Splits, by: str):
-        self.config, self.by = config, by
+    def __init__(self, config: Resolved, splits: Splits, by: str, ranks: Ranks):
+        self.config, self.by, self.ranks = config, by, ranks
         self.split = {"held-out": "val", "test-selected": "test", "last": None}[config.selection]
         self.images = getattr(splits, self.split) if self.split else None
 
@@ -36,12 +38,17 @@ class Selection:
         if self.images is None or not due:
             return {}
         attack = Attack("pgd", f"PGD-{config.val_steps}", config.val_steps, config.val_alpha)
-        robust = judge(
-            student, self.images, attack, eps=config.eps, norm=config.norm, seed=config.seed
-        )
+        mine = self.ranks.mine(len(self.images))
+        images = self.images if mine is None else self.images.select(mine)
+        seed = config.seed if mine is None else config.seed + self.ranks.rank
+        robust = judge(student, images, attack, eps=config.eps, norm=config.norm, seed=seed)
+        clean = judge(student, images)
+        # Of all, whether they share the images or each has judged every one.
+        right = (int(verdicts.survived.sum()) for verdicts in (clean, robust))
+        kept_clean, kept_robust, count = self.ranks.total([*right, len(images)])
         return {
-            f"{self.split}_clean": judge(student, self.images).accuracy,
-            f"{self.split}_robust": robust.accuracy,
+            f"{self.split}_clean": kept_clean / count,
+            f"{self.split}_robust": kept_robust / count,
         }
 
     def is_best(self, row: dict[str, Any], best: dict[str, Any]) -> bool:

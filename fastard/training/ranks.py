@@ -1,0 +1,205 @@
+"""The processes that train one student together, as torchrun starts them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastard import rows
+from fastard.data import Batch
+from fastard.methods import Method
+from fastard.methods.base import Logs
+from fastard.training.shared_norm import with_shared_norms
+
+_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LOSS_OF_A_PEER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", re.I)
+
+
+def restarts() -> int:
+    """How often torchrun has started the processes anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+class Ranks:
+    """This process's rank among `world` equal ones; alone, every call gives back what it gets.
+
+    All of them draw the same numbers and hold the same student, and each trains on its rows of
+    every global batch. The one of rank 0 writes and prints.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.world, self.local = 0, 1, 0
+        self._made = False
+        launched = all(name in os.environ for name in _LAUNCHED)
+        if not dist.is_available() or not (dist.is_initialized() or launched):
+            return
+        if not dist.is_initialized():
+            if int(os.environ["WORLD_SIZE"]) == 1:
+                return
+            both = "cpu:gloo,cuda:nccl"
+            dist.init_process_group(both if torch.cuda.is_available() else "gloo")
+            self._made = True
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.local = int(os.environ.get("LOCAL_RANK", str(self.rank)))
+        # What processes agree on must not wait for a device.
+        self._agreement = dist.new_group(backend="gloo") if self.world > 1 else None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and prints."""
+        return self.rank == 0
+
+    def device(self, device: str) -> str:
+        """The device of this process where the run's is `device`."""
+        if self.world == 1 or not device.startswith("cuda"):
+            return device
+        count = torch.cuda.device_count()
+        if self.local >= count:
+            raise ValueError(
+                f"--nproc-per-node must be at most the {count} CUDA devices that torch sees here, "
+                f"but process {self.local}, counted from 0, was started."
+            )
+        torch.cuda.set_device(self.local)
+        return f"cuda:{self.local}"
+
+    def require_parts(self, method: Method, batch_size: int) -> None:
+        """Raises ValueError where the processes would not train as one with the whole batch."""
+        if self.world == 1:
+            return
+        if batch_size % self.world:
+            raise ValueError(
+                f"batch_size is the whole batch's and must be a multiple of the {self.world} "
+                f"processes, but is {batch_size}."
+            )
+        for part in method.modules():
+            if isinstance(part, Method) and (why := part.undivided()):
+                raise ValueError(
+                    f"method {part.name!r} must run in one process, but runs in {self.world}: "
+                    f"{why}."
+                )
+
+    def synced(self, network: nn.Module) -> nn.Module:
+        """The network with BatchNorm statistics of the whole batch."""
+        return network if self.world == 1 else with_shared_norms(network)
+
+    def parallel(self, method: Method) -> nn.Module:
+        """The method as a module whose backward pass averages every gradient over the processes.
+
+        The attack inside works on the bare student and communicates nothing in eval mode.
+        """
+        if self.world == 1:
+            return method
+        return DistributedDataParallel(_Whole(method), broadcast_buffers=False)
+
+    def noise(self) -> contextlib.AbstractContextManager[None]:
+        """For the block, attacks draw the whole batch's noise and take their rows."""
+        return rows.part_of_batch(self.rank, self.world)
+
+    def slices(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """This process's rows of each batch, equally many in every process.
+
+        Of a batch whose size is no multiple of `world` the last rows are left out; one of fewer
+        rows is everyone's.
+        """
+        for batch in batches:
+            size = len(batch.x) // self.world
+            if size and self.world > 1:
+                mine = slice(self.rank * size, (self.rank + 1) * size)
+                batch = Batch(*(part[mine] for part in batch))
+            yield batch
+
+    def mine(self, count: int) -> torch.Tensor | None:
+        """Every how-manieth of `count` images this process judges; None: all of them."""
+        if self.world == 1 or count < self.world:
+            return None
+        return torch.arange(self.rank, count, self.world)
+
+    def total(self, numbers: Sequence[int]) -> list[int]:
+        """The sums over the processes."""
+        if self.world == 1:
+            return list(numbers)
+        together = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(together, group=self._agreement)
+        return together.tolist()
+
+    def any(self, wish: bool) -> bool:
+        """Whether one of the processes wishes it; all have to ask."""
+        return bool(self.total([int(wish)])[0])
+
+    def averaged(self, logs: Logs) -> Logs:
+        """The means over the processes; they stay on the device."""
+        if self.world == 1:
+            return logs
+        together = torch.stack([value.double() for value in logs.values()])
+        self.average_([together])
+        pairs = zip(logs.items(), together.unbind(), strict=True)
+        return {name: mean.to(value.dtype) for (name, value), mean in pairs}
+
+    def average_(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Puts the means over the processes in place."""
+        if self.world == 1:
+            return
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+            tensor /= self.world
+
+    @contextlib.contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """The block runs in the first process and then in the others."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when every process has called it."""
+        self.total([0])
+
+    @contextlib.contextmanager
+    def surviving(self, state: Path) -> Iterator[None]:
+        """What the end of another process breaks in the block becomes one sentence.
+
+        Raises ConnectionError naming the state to go on from.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world == 1 or not _lost(error):
+                raise
+            left = f"--resume continues from {state}" if state.exists() else "no state was saved"
+            reason = str(error).strip().split("\n")[0]
+            raise ConnectionError(
+                f"process {self.rank} of {self.world} (from 0) has lost another one, which ended "
+                f"or cannot be reached; training stopped, {left} ({reason})."
+            ) from error
+
+    def close(self) -> None:
+        """Waits for the others and leaves the group that this object has made."""
+        if self._made:
+            self.wait()
+            dist.destroy_process_group()
+            self._made = False
+
+
+def _lost(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or bool(_LOSS_OF_A_PEER.search(str(error)))
+
+
+class _Whole(nn.Module):
+    """A method with its student as a submodule, so that DDP finds all that is trained."""
+
+    def __init__(self, method: Method):
+        super().__init__()
+        self.method, self.student = method, method.student
+
+    def forward(self, *batch: torch.Tensor) -> tuple[torch.Tensor, Logs]:
+        return self.method(*batch)
