@@ -57,5 +57,6 @@ def train(
             trainer.try_one_batch()
         else:
             result = trainer.fit()
-        trainer.ranks.close()
+        with trainer.ranks.surviving(trainer.run.state):
+            trainer.ranks.close()
         return result

@@ -87,7 +87,8 @@ class Trainer:
         self.config, self.run = open_run(config, self.ranks)
         config = self.config
         # Nothing is written before every process has looked at the folder.
-        self.ranks.wait()
+        with self.ranks.surviving(self.run.state):
+            self.ranks.wait()
         console = console if self.ranks.first else QUIET
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -168,8 +169,8 @@ class Trainer:
             self.announce()
             self._tell("on_train_start")
             try:
-                while not self.finished and not self._is_stopped():
-                    with self.ranks.surviving(self.run.state):
+                with self.ranks.surviving(self.run.state):
+                    while not self.finished and not self._is_stopped():
                         yield from self._epoch()
                 self._say_how_it_ended()
             except BaseException as error:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -38,6 +39,8 @@ class Ranks:
     def __init__(self) -> None:
         self.rank, self.world, self.local = 0, 1, 0
         self._made = False
+        # What processes agree on must not wait for a device.
+        self._agreement: dist.ProcessGroup | None = None
         launched = all(name in os.environ for name in _LAUNCHED)
         if not dist.is_available() or not (dist.is_initialized() or launched):
             return
@@ -49,8 +52,8 @@ class Ranks:
             self._made = True
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.local = int(os.environ.get("LOCAL_RANK", str(self.rank)))
-        # What processes agree on must not wait for a device.
-        self._agreement = dist.new_group(backend="gloo") if self.world > 1 else None
+        if self.world > 1:
+            self._agreement = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
 
     @property
     def first(self) -> bool:

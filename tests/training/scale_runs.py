@@ -1,0 +1,49 @@
+"""One process of a run: ``python scale_runs.py FOLDER``, alone or as torchrun's environment says."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from small_runs import quick
+
+from fastard.data import images
+from fastard.train import Trainer, train
+
+SLOW = {"epochs": 8, "average": "ema", "save_every_steps": 3}
+# A mean of rows, a helper that is trained along, moved weights with clipped gradients.
+EXACT = {
+    "trades": {"average": "ema", "ema_decay": 0.5},
+    "n-fgsm": {"options": {"attack_mode": "train"}},
+    "lbgat": {},
+    "pgd-at": {"norm": "L2", "awp_gamma": 0.01, "clip_grad": 1.0},
+}
+
+
+def double_images(x):
+    return x.to(torch.float64) / 255
+
+
+def exact(folder: Path, method: str) -> None:
+    """Three steps in fp64; the losses of the steps go to a file of each process."""
+    settings = {"epochs": 1, "train_n": 48, "batch_size": 16, "val": 9, **EXACT[method]}
+    if method == "lbgat":
+        settings["teacher"] = (str(folder.parent / "helper.safetensors"),)
+    trainer = Trainer(quick(folder / method, method=method, **settings))
+    losses = [float(step.logs["loss"]) for step in trainer.steps()]
+    rank = os.environ.get("RANK", "0")
+    (folder / f"{method}.{rank}.json").write_text(json.dumps(losses))
+    torch.save(trainer.method.state_dict(), folder / f"{method}.{rank}.pt")
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    if "RANK" in os.environ:
+        train(quick(out / "whole", **SLOW))
+    torch.set_default_dtype(torch.float64)
+    images.to_float = double_images
+    for name in EXACT:
+        exact(out, name)

@@ -1,0 +1,206 @@
+"""Runs over several processes: equal to one process, and whole when one of them dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from scale_runs import EXACT, SLOW
+from small_runs import assert_same_weights, quick, without_times
+from torch import nn
+
+from fastard import methods, models, rows
+from fastard.train import TrainConfig, Trainer, train
+from fastard.training.config_file import to_dict
+from fastard.training.folder import RunFolder
+from fastard.training.ranks import Ranks
+
+HERE = Path(__file__).parent
+ALONE = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+ALONE |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+TWO = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+
+
+def free_port() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+def start(*command: object, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        env={**ALONE, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folders of one process and of two that together trained the same."""
+    folder = tmp_path_factory.mktemp("scale")
+    helper = models.build("small_cnn-4", 10, in_channels=1, image_size=8)
+    models.save(
+        folder / "helper.safetensors",
+        helper,
+        name="small_cnn-4",
+        num_classes=10,
+        in_channels=1,
+        image_size=8,
+    )
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+    script, port = HERE / "scale_runs.py", free_port()
+    started = [start(script, folder / "one")]
+    for rank in "01":
+        started.append(start(script, folder / "two", RANK=rank, MASTER_PORT=port, **TWO))
+    for process in started:
+        _, complaints = process.communicate(timeout=120)
+        assert process.returncode == 0, complaints
+    return folder / "one", folder / "two"
+
+
+@pytest.mark.parametrize("method", EXACT)
+def test_two_processes_train_as_one(runs, method):
+    one, two = runs
+    losses = [json.loads((f / f"{method}.0.json").read_text()) for f in runs]
+    assert len(losses[0]) == 3
+    assert losses[1] == pytest.approx(losses[0], rel=1e-9)
+    assert json.loads((two / f"{method}.1.json").read_text()) == losses[1]
+    weights = [load_file(f / method / "last.safetensors") for f in runs]
+    own = [torch.load(f / f"{method}.0.pt") for f in runs]
+    own.append(torch.load(two / f"{method}.1.pt"))
+    assert bool(own[0]) == (method == "lbgat")
+    for a, b in ((weights[0], weights[1]), (own[0], own[1]), (own[0], own[2])):
+        assert a.keys() == b.keys()
+        for key in a:
+            torch.testing.assert_close(a[key], b[key], rtol=1e-8, atol=1e-10)
+
+
+def test_the_first_process_writes_what_one_would(runs):
+    for method in EXACT:
+        one, two = (sorted(p.name for p in (f / method).iterdir()) for f in runs)
+        assert two == one
+        configs = [(f / method / "config.yaml").read_text() for f in runs]
+        assert configs[1].replace(str(runs[1]), str(runs[0])) == configs[0]
+        # Nine images are judged in parts of five and four.
+        (row,) = RunFolder(runs[1] / method).read_metrics()
+        assert (9 * row["val_clean"]) == pytest.approx(round(9 * row["val_clean"]))
+
+
+def second_process(agent: int) -> int | None:
+    """The process of rank 1 among torchrun's children."""
+    for child in Path(f"/proc/{agent}/task/{agent}/children").read_text().split():
+        if b"\0RANK=1\0" in Path(f"/proc/{child}/environ").read_bytes():
+            return int(child)
+    return None
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the process in /proc")
+def test_a_dead_process_ends_all_and_torchrun_resumes(runs, tmp_path):
+    out, config = tmp_path / "run", tmp_path / "run.yaml"
+    values = {k: v for k, v in to_dict(quick(out, **SLOW)).items() if v is not None}
+    config.write_text(json.dumps(values))  # JSON is YAML.
+    agent = start(
+        *("-m", "torch.distributed.run", "--nproc-per-node", 2, "--max-restarts", 1),
+        *("--master-addr", "127.0.0.1", "--master-port", free_port(), "-m", "fastard"),
+        *("train", "--config", config),
+    )
+    give_up = time.monotonic() + 60
+    while not (out / "state.pt").exists():
+        assert agent.poll() is None, agent.communicate()[1]
+        assert time.monotonic() < give_up, "no state was saved"
+        time.sleep(0.01)
+    dead = second_process(agent.pid)
+    assert dead is not None
+    os.kill(dead, signal.SIGKILL)
+    printed, complaints = agent.communicate(timeout=60)
+    assert agent.returncode == 0, complaints
+    assert "process 0 of 2 (from 0) has lost another one" in complaints
+    assert f"--resume continues from {out / 'state.pt'}" in complaints
+    assert printed.count("epochs 1 to 8") == 1 and printed.count("to 8, eps") == 2
+    whole = runs[1] / "whole"
+    for name in ("last.safetensors", "best.safetensors"):
+        assert_same_weights(whole, out, name)
+    metrics = [without_times(RunFolder(f).read_metrics()) for f in (whole, out)]
+    assert metrics[0] == metrics[1]
+
+
+def test_noise_is_cut_from_one_draw():
+    whole = rows.drawn(torch.rand, (6, 3), generator=torch.Generator().manual_seed(1))
+    for rank in range(2):
+        generator = torch.Generator().manual_seed(1)
+        with rows.part_of_batch(rank, 2):
+            part = rows.drawn(torch.rand, (3, 3), generator=generator)
+        assert torch.equal(part, whole[3 * rank : 3 * rank + 3])
+        after = torch.Generator().manual_seed(1)
+        torch.rand(6, 3, generator=after)
+        assert torch.equal(generator.get_state(), after.get_state())
+
+
+def two_ranks() -> Ranks:
+    ranks = Ranks()
+    ranks.rank, ranks.world = 1, 2
+    return ranks
+
+
+def test_a_batch_is_divided_evenly():
+    x = torch.arange(5.0)
+    batches = [type(b)(*b) for b in two_ranks().slices([_batch(x), _batch(x[:1])])]
+    assert [b.x.tolist() for b in batches] == [[2.0, 3.0], [0.0]]
+
+
+def _batch(x):
+    from fastard.data import Batch
+
+    return Batch(x, x.long(), x.long(), x.long())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("mtard", {}, "its weights follow the losses of the batch"),
+        ("free", {}, "its perturbation stays"),
+        ("dgad", {}, "its terms are means"),
+        ("saad", {}, "its weights compare"),
+        ("funmatch", {}, "MixUp mixes"),
+        ("advfunmatch", {"mix": "mixup"}, "its views are drawn"),
+        ("rslad", {"reduction": "sum"}, "reduction is 'sum'"),
+        ("igdm", {"base": "rslad", "reduction": "sum"}, "method 'rslad' must run in one process"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused(name, options, said):
+    network = nn.Linear(4, 3)
+    teachers = [nn.Linear(4, 3)] * methods.registry.METHODS[name].least_teachers
+    with pytest.raises(ValueError, match=said):
+        two_ranks().require_parts(methods.build(name, network, teachers, **options), 8)
+
+
+def test_the_batch_must_be_a_multiple_of_the_processes():
+    method = methods.build("natural", nn.Linear(4, 3))
+    two_ranks().require_parts(method, 8)
+    with pytest.raises(ValueError, match="batch_size .* multiple of the 2 processes, but is 7"):
+        two_ranks().require_parts(method, 7)
+
+
+def test_a_restart_resumes_and_a_start_does_not(tmp_path, monkeypatch):
+    config = quick(tmp_path / "run", epochs=1)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    first = train(config)  # There was nothing to resume.
+    assert Trainer(config).epoch == 1
+    with pytest.raises(ValueError, match="lr was"):
+        Trainer(quick(tmp_path / "run", epochs=1, lr=0.5))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        Trainer(TrainConfig(**{**vars(config), "out": first.out}))
