@@ -28,9 +28,9 @@ def train(
     training) on images held out of the training set, unless `config.selection` says otherwise.
 
     Started by torchrun in N processes, it trains one student in all of them, as one process would
-    with the same batch size: each takes its rows of every batch, gradients and BatchNorm statistics
-    are those of the whole batch, noise is cut from one draw for it. The first one writes and
-    prints; hooks are called in each. Validation is shared, with noise of each process's own. When a
+    with the same batch size: each reads every batch and takes its rows, gradients and BatchNorm
+    statistics are those of the whole batch, noise is cut from one draw for it (the masks of a
+    dropout are not). The first one writes and prints; hooks are called in each. Validation is shared, with noise of each process's own. When a
     process ends, the others end with ConnectionError; started anew by torchrun (--max-restarts),
     they resume from the last saved state. The folder must be one that all of them see.
 

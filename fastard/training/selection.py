@@ -22,11 +22,11 @@ class Selection:
         splits: the data, with a held-out part where the selection is "held-out".
         by: "robust" or "clean", the accuracy that decides, the other one breaking ties, or
             "weighted", their mean, robust accuracy breaking ties.
-        ranks: the processes that share the images.
+        ranks: the processes that share the images; as they were started where None.
     """
 
-    def __init__(self, config: Resolved, splits: Splits, by: str, ranks: Ranks):
-        self.config, self.by, self.ranks = config, by, ranks
+    def __init__(self, config: Resolved, splits: Splits, by: str, ranks: Ranks | None = None):
+        self.config, self.by, self.ranks = config, by, ranks or Ranks()
         self.split = {"held-out": "val", "test-selected": "test", "last": None}[config.selection]
         self.images = getattr(splits, self.split) if self.split else None
 

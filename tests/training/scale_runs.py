@@ -1,4 +1,4 @@
-"""One process of a run: ``python scale_runs.py FOLDER``, alone or as torchrun's environment says."""
+"""One process of several runs: ``python scale_runs.py FOLDER``, alone or of torchrun's kind."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from small_runs import assert_same_weights, quick, without_times
 from torch import nn
 
 from fastard import methods, models, rows
+from fastard.data import Batch
 from fastard.train import TrainConfig, Trainer, train
 from fastard.training.config_file import to_dict
 from fastard.training.folder import RunFolder
@@ -157,13 +158,11 @@ def two_ranks() -> Ranks:
 
 def test_a_batch_is_divided_evenly():
     x = torch.arange(5.0)
-    batches = [type(b)(*b) for b in two_ranks().slices([_batch(x), _batch(x[:1])])]
+    batches = two_ranks().slices([_batch(x), _batch(x[:1])])
     assert [b.x.tolist() for b in batches] == [[2.0, 3.0], [0.0]]
 
 
 def _batch(x):
-    from fastard.data import Batch
-
     return Batch(x, x.long(), x.long(), x.long())
 
 
