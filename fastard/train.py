@@ -30,9 +30,10 @@ def train(
     Started by torchrun in N processes, it trains one student in all of them, as one process would
     with the same batch size: each reads every batch and takes its rows, gradients and BatchNorm
     statistics are those of the whole batch, noise is cut from one draw for it (the masks of a
-    dropout are not). The first one writes and prints; hooks are called in each. Validation is shared, with noise of each process's own. When a
-    process ends, the others end with ConnectionError; started anew by torchrun (--max-restarts),
-    they resume from the last saved state. The folder must be one that all of them see.
+    dropout are not). The first one writes and prints; hooks are called in each. Validation is
+    shared, with noise of each process's own. When a process ends, the others end with
+    ConnectionError; started anew by torchrun (--max-restarts), they resume from the last saved
+    state. The folder must be one that all of them see.
 
     Seeds torch's global generator with `config.seed`. SIGTERM ends the run after the step under
     way, its state saved. On the CPU, a run that is resumed from its last saved state, however it
