@@ -11,7 +11,7 @@ import torch
 from small_runs import quick
 
 from fastard.data import images
-from fastard.train import Trainer, train
+from fastard.train import Hook, Trainer, train
 
 SLOW = {"epochs": 8, "average": "ema", "save_every_steps": 3}
 # A mean of rows, a helper that is trained along, moved weights with clipped gradients.
@@ -25,6 +25,21 @@ EXACT = {
 
 def double_images(x):
     return x.to(torch.float64) / 255
+
+
+class Wish(Hook):
+    """One process alone asks for the end."""
+
+    def on_step_end(self, trainer, step):
+        if os.environ["RANK"] == "1" and step.step == 2:
+            trainer.stop.ask("a wish")
+
+
+def stopped(folder: Path) -> None:
+    """What each process says of a run that one of them has ended."""
+    trainer = Trainer(quick(folder / "stopped"), hooks=[Wish()])
+    said = trainer.fit().stopped
+    (folder / f"stopped.{os.environ['RANK']}.json").write_text(json.dumps([said, trainer.step]))
 
 
 def exact(folder: Path, method: str) -> None:
@@ -42,6 +57,7 @@ def exact(folder: Path, method: str) -> None:
 if __name__ == "__main__":
     out = Path(sys.argv[1])
     if "RANK" in os.environ:
+        stopped(out)
         train(quick(out / "whole", **SLOW))
     torch.set_default_dtype(torch.float64)
     images.to_float = double_images

@@ -27,7 +27,7 @@ from fastard.training.ranks import Ranks
 
 HERE = Path(__file__).parent
 ALONE = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
-ALONE |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+ALONE |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
 TWO = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
 
 
@@ -98,6 +98,12 @@ def test_the_first_process_writes_what_one_would(runs):
         # Nine images are judged in parts of five and four.
         (row,) = RunFolder(runs[1] / method).read_metrics()
         assert (9 * row["val_clean"]) == pytest.approx(round(9 * row["val_clean"]))
+
+
+def test_one_process_ends_all(runs):
+    said = [json.loads((runs[1] / f"stopped.{rank}.json").read_text()) for rank in (0, 1)]
+    assert said == [["another process", 2], ["a wish", 2]]
+    assert torch.load(runs[1] / "stopped" / "state.pt")["step"] == 2
 
 
 def second_process(agent: int) -> int | None:
