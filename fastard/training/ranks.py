@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import cast
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from fastard import rows
@@ -48,7 +50,14 @@ class Ranks:
             if int(os.environ["WORLD_SIZE"]) == 1:
                 return
             both = "cpu:gloo,cuda:nccl"
-            dist.init_process_group(both if torch.cuda.is_available() else "gloo")
+            store, rank, world = next(rendezvous("env://"))
+            # torchrun keeps its store over restarts, with the addresses of the dead in it.
+            dist.init_process_group(
+                both if torch.cuda.is_available() else "gloo",
+                store=dist.PrefixStore(f"start {restarts()}", store),
+                rank=rank,
+                world_size=world,
+            )
             self._made = True
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.local = int(os.environ.get("LOCAL_RANK", str(self.rank)))
@@ -100,7 +109,10 @@ class Ranks:
         """
         if self.world == 1:
             return method
-        return DistributedDataParallel(_Whole(method), broadcast_buffers=False)
+        # The buffers are equal already; newer versions of torch have another name for that.
+        names = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        return DistributedDataParallel(_Whole(method), **{name: False})
 
     def noise(self) -> contextlib.AbstractContextManager[None]:
         """For the block, attacks draw the whole batch's noise and take their rows."""
