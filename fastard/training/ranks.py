@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -112,7 +112,8 @@ class Ranks:
         # The buffers are equal already; newer versions of torch have another name for that.
         names = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-        return DistributedDataParallel(_Whole(method), **{name: False})
+        settings: dict[str, Any] = {name: False}
+        return DistributedDataParallel(_Whole(method), **settings)
 
     def noise(self) -> contextlib.AbstractContextManager[None]:
         """For the block, attacks draw the whole batch's noise and take their rows."""
