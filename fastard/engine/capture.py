@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 import warnings
 import weakref
@@ -41,7 +42,7 @@ class Recording:
     inputs: Values
     outputs: Tensors
     replay: Callable[[], None]
-    kept: tuple[Any, ...]  # whatever else the replay reads
+    kept: tuple[Tensor | None, ...]  # whatever else the replay reads
 
     def __call__(self, inputs: Values) -> Tensors:
         for name, value in inputs.items():
@@ -112,20 +113,23 @@ class Graphs:
     ) -> Tensors:  # fmt: skip
         recording = state.recording
         if recording is None:
+            outer, why = sys.exc_info()[1], None
             try:
                 recording = self._record(programs, work, inputs, device)
             except RuntimeError as error:
-                cause = _cause(error)
+                why = first_line(_cause(error, outer))
+            # Outside of the handler, which holds the failed attempt's memory.
+            if recording is None:
                 # Raises by itself where the work, not its recording, is at fault.
                 found = work(inputs, None)
-                state.refused = f"it could not be recorded ({first_line(cause)})"
+                state.refused = f"it could not be recorded ({why})"
                 warnings.warn(
                     f"an attack runs without a graph: {state.refused}.", RuntimeWarning,
                     stacklevel=2)  # fmt: skip
                 _tell(programs, f"no: {state.refused}")
                 return found
             state.recording = recording
-        held = (t for t in recording.inputs.values() if isinstance(t, Tensor))
+        held = [t for t in (*recording.inputs.values(), *recording.kept) if t is not None]
         with self.recorder.ordered(held):
             found = recording(inputs)
         _tell(programs, f"one graph; {self.count} of at most {self.most} are held on {device}")
@@ -156,10 +160,11 @@ class Graphs:
             replay, outputs = self.recorder.record(again)
         finally:
             self._recording = False
-        kept = [
-            (p.statistics(inputs["x"]), p.plan.weights.buffers)
-            for p in programs if p.plan is not None
-        ]  # fmt: skip
+        kept: list[Tensor | None] = []
+        for p in programs:
+            if p.plan is not None:
+                kept += [*p.plan.weights.buffers, *(p.statistics(inputs["x"]) or ())]
+                kept += [p.plan.mean, p.plan.std]
         return Recording(held, outputs, replay, tuple(kept))
 
     def _remember(self, key: Hashable, plans: Sequence[Plan]) -> None:
@@ -259,10 +264,10 @@ def _obstacle(
     return graphs.recorder.busy()
 
 
-def _cause(error: RuntimeError) -> RuntimeError:
-    """What broke a recording: ending a broken one raises as well."""
+def _cause(error: RuntimeError, outer: BaseException | None) -> RuntimeError:
+    """What broke a recording: ending a broken one raises as well. `outer` was the caller's."""
     first: BaseException = error
-    while first.__context__ is not None:
+    while first.__context__ is not None and first.__context__ is not outer:
         first = first.__context__
     if isinstance(first, RuntimeError):
         return first
@@ -316,6 +321,6 @@ def _fill(buffer: Tensor | None, value: Any) -> None:
     if buffer is None:
         return
     if isinstance(value, Tensor):
-        buffer.copy_(value, non_blocking=True)
+        buffer.copy_(value.detach(), non_blocking=True)
     else:
         buffer.fill_(value)

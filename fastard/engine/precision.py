@@ -91,13 +91,15 @@ def tf32(allowed: bool | None) -> Iterator[None]:
     if allowed is None or not torch.cuda.is_available():
         yield
         return
-    matmul, conv = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    # The older allow_tf32 raises where the caller has used these, and is answered from them.
+    matmul: Any = torch.backends.cuda.matmul
+    conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    kept = matmul.fp32_precision, conv.fp32_precision
     try:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+        matmul.fp32_precision = conv.fp32_precision = "tf32" if allowed else "ieee"
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
-        torch.backends.cudnn.allow_tf32 = conv
+        matmul.fp32_precision, conv.fp32_precision = kept
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,6 +46,29 @@ class Recorder(Protocol):
         ...
 
 
+_CAPTURE = threading.Lock()
+
+
+@contextmanager
+def _own_random_state(device: torch.device) -> Iterator[Callable[[], None]]:
+    """Gives a capture a random state of its own; the block calls what it gets once that has begun.
+
+    A state in capture refuses every draw outside of it, those of other threads too, and in torch
+    2.11 for ever where the capture breaks. Recorded work draws nothing.
+    """
+    generator = torch.cuda.default_generators[device.index]
+    kept = generator.graphsafe_get_state()
+    generator.graphsafe_set_state(kept.clone_state())
+
+    def restore() -> None:
+        generator.graphsafe_set_state(kept)
+
+    try:
+        yield restore
+    finally:
+        restore()
+
+
 class CudaRecorder:
     """CUDA graphs of one device, all in one memory pool."""
 
@@ -73,17 +97,26 @@ class CudaRecorder:
 
     def record(self, work: Recordable) -> tuple[Callable[[], None], Tensors]:
         if not self._graphs:
-            # A pool whose last graph is gone, but not a library's workspace in it, takes no other.
+            # A pool whose last graph is gone, but not a library's workspace in it, takes no other,
+            # and a workspace must not stay where the next emptying of caches unmaps it.
             self._pool = torch.cuda.graph_pool_handle()
+            torch._C._cuda_clearCublasWorkspaces()
         graph = torch.cuda.CUDAGraph()
-        # The outer block puts the stream back also where ending a broken capture raises.
-        with (
-            torch.cuda.stream(self._main),
-            torch.cuda.graph(
-                graph, pool=self._pool, stream=self._main, capture_error_mode="thread_local"
-            ),
-        ):
-            made = work(Lane(self._side))
+        # torch knows one capture at a time in a process. The block around puts the stream back
+        # also where ending a broken capture raises.
+        with _CAPTURE, _own_random_state(self.device) as restored, torch.cuda.stream(self._main):
+            try:
+                with torch.cuda.graph(
+                    graph, pool=self._pool, stream=self._main, capture_error_mode="thread_local"
+                ):
+                    restored()
+                    made = work(Lane(self._side))
+            except BaseException:
+                # Where ending the capture raises, torch 2.11 goes on allocating in its pool.
+                with suppress(RuntimeError):
+                    torch._C._cuda_endAllocateToPool(self.device.index, self._pool)
+                self._pool = torch.cuda.graph_pool_handle()
+                raise
         self._graphs.add(graph)
         return graph.replay, made
 

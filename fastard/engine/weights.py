@@ -35,6 +35,11 @@ def _held(module: weakref.ref[nn.Module], attribute: str) -> Tensor:
     return getattr(owner, attribute)
 
 
+def _where(t: Tensor | None) -> tuple[int, tuple[int, ...]]:
+    """Address and strides: another layout may come to lie where the first one lay."""
+    return (0, ()) if t is None else (t.data_ptr(), t.stride())
+
+
 @dataclass
 class Folded:
     """One layer's copies, views into the arena: the weight [O, I, kh, kw] (or [O, I]) with the
@@ -68,7 +73,7 @@ class Weights:
         self.device = device
         self.folded: list[Folded] = []
         self.arena: Tensor | None = None
-        self._pointers: list[int] = []
+        self._where: list[tuple[int, tuple[int, ...]]] = []
         self._expected: list[tuple[tuple[int, ...], torch.dtype]] = []
         self._table: Table | None = None
         # Where each tensor of the table is found: a module and the attribute's name.
@@ -155,11 +160,11 @@ class Weights:
                 for p in self._params(f)
             ]
         tensors = [None if place is None else _held(*place) for place in self._places]
-        pointers = [0 if t is None else t.data_ptr() for t in tensors]
-        if pointers != self._pointers or self._table is None or self._strided:
+        where = [_where(t) for t in tensors]
+        if where != self._where or self._table is None or self._strided:
             tensors = self._checked(tensors)
-            pointers = [0 if t is None else t.data_ptr() for t in tensors]
-            table, copies = self._build_table(tensors, pointers), None
+            where = [_where(t) for t in tensors]
+            table, copies = self._build_table(tensors, [at for at, _ in where]), None
             if self._strided:
                 copies = tensors
             if self._table is None or copies is not None:
@@ -169,7 +174,7 @@ class Weights:
                 # Where it is: a recorded launch reads the table that it was recorded with.
                 self._table.rows.copy_(table)
                 self._table.copies = None
-            self._pointers = pointers
+            self._where = where
 
     def renew(self) -> None:
         """Writes every copy from the tensors of the last look, in one launch."""

@@ -6,9 +6,12 @@ and read, and a later use on another stream must have waited for that.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import types
 from collections import defaultdict
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -134,6 +137,23 @@ def stand_in_cuda(monkeypatch) -> Cuda:
             cuda.log.append("replay")
             self.tape.replay()
 
+    class Generator:
+        """The device's: which of its states is current."""
+
+        state = "the caller's"
+
+        def graphsafe_get_state(self) -> Any:
+            return types.SimpleNamespace(name=self.state, clone_state=lambda: "a capture's")
+
+        def graphsafe_set_state(self, state: Any) -> None:
+            self.state = getattr(state, "name", state)
+            cuda.log.append(f"random state: {self.state}")
+
+    cuda.generator = Generator()
+    for name in ("_cuda_clearCublasWorkspaces", "_cuda_endAllocateToPool"):
+        log = functools.partial(lambda name, *_: cuda.log.append(name), name)
+        monkeypatch.setattr(torch._C, name, log, raising=False)
+    monkeypatch.setattr(torch.cuda, "default_generators", {None: cuda.generator})
     for name, value in {
         "Stream": cuda.new_stream, "Event": Event, "CUDAGraph": Graph, "stream": cuda.stream,
         "graph": cuda.graph, "current_stream": lambda device=None: cuda.now[-1],

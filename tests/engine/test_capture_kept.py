@@ -83,6 +83,28 @@ def test_a_capture_that_fails_is_said_once(recorder):
     assert recorder.recorded == 0
 
 
+def test_a_capture_that_fails_beside_an_exception_of_the_caller(recorder):
+    model, (x, _, t) = small(1), data()
+    fastard.pgd_kl(model, x, t, steps=2)
+    recorder.fails = RuntimeError("the recording broke")
+    try:
+        raise KeyError("the caller's")
+    except KeyError:
+        with pytest.warns(RuntimeWarning, match="the recording broke") as said:
+            fastard.pgd_kl(model, x, t, steps=2)
+    assert "the caller's" not in str(said[0].message)
+
+
+def test_a_target_with_a_graph_is_not_kept(recorder):
+    model, (x, _, t) = small(1), data()
+    leaf = t.clone().requires_grad_()
+    for _ in range(3):
+        fastard.pgd_kl(model, x, leaf * 1.0, steps=2)
+    states = capture.graphs_of(torch.device("cpu"))._known.values()
+    (recording,) = [state.recording for state in states if state.recording is not None]
+    assert not any(v.requires_grad for v in recording.inputs.values() if v is not None)
+
+
 def test_an_exception_leaves_no_trace(recorder):
     model, (x, _, t) = small().train(), data()
     model[1].eval()

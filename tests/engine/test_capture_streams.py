@@ -31,15 +31,20 @@ def test_attacks_by_the_cuda_recorder(cuda):
     graphs = [entry for entry in cuda.log if isinstance(entry, tuple)]
     assert len(graphs) == 2 and graphs[0] == graphs[1], "one pool, one stream"
     assert graphs[0][2] == "thread_local"
-    # x, eps, alpha, target and noise are kept for each of the four replays.
-    assert cuda.log.count("replay") == 4 and cuda.log.count("kept") == 20
+    # x, eps, alpha, target, noise, the folded weights and their table, for each of four replays.
+    assert cuda.log.count("replay") == 4 and cuda.log.count("kept") == 28
+    began = cuda.log.index(graphs[0])
+    assert cuda.log[began - 1 : began + 2] == [
+        "random state: a capture's", graphs[0], "random state: the caller's"
+    ], "nobody else's draws fall into the capture"  # fmt: skip
     assert len(cuda.now) == 1
     for model in (first, second):
         model[2] = torch.nn.SiLU()
         same(model, cuda, x, t, replays=None, steps=2)
     assert held() == 0
     same(first, cuda, x, t, replays=None, steps=2)
-    assert held() == 1 and cuda.log[-7][0] != graphs[0][0], "no graph of the old pool is left"
+    last = [entry for entry in cuda.log if isinstance(entry, tuple)][-1]
+    assert held() == 1 and last[0] != graphs[0][0], "no graph of the old pool is left"
 
 
 def test_a_pair_runs_on_two_streams_without_a_race(cuda):

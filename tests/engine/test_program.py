@@ -159,3 +159,18 @@ def test_logits_of_a_linear_model_without_parameters_that_require_grad():
     torch.testing.assert_close(program.vjp(d), dx)
     loss, _ = ops.logit_loss(program.forward(x), d)
     assert loss.shape == (len(x),)
+
+
+@pytest.mark.parametrize("setting", ["none", "tf32", "ieee"])
+def test_the_callers_tf32_settings_are_left_as_they_were(setting, monkeypatch):
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = matmul.fp32_precision, conv.fp32_precision
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    try:
+        matmul.fp32_precision = setting
+        for allowed, inside in ((True, "tf32"), (False, "ieee")):
+            with precisions.tf32(allowed):
+                assert (matmul.fp32_precision, conv.fp32_precision) == (inside, inside)
+            assert (matmul.fp32_precision, conv.fp32_precision) == (setting, before[1])
+    finally:
+        matmul.fp32_precision, conv.fp32_precision = before

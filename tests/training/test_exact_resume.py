@@ -36,7 +36,7 @@ def started(out):
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    give_up = time.monotonic() + 120
+    give_up = time.monotonic() + 300
     while not (out / "state.pt").exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < give_up, "no state was saved"
