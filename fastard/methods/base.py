@@ -162,6 +162,15 @@ class Method(nn.Module, ABC):
         raise ValueError(f"method {cls.name!r} takes {wanted}, but was given {count}.")
 
     @classmethod
+    def data_options(cls, options: Mapping[str, Any], data: str | None) -> dict[str, Any]:
+        """Options that hold on this data set where neither recipe nor user says otherwise.
+
+        `options` are those that are known so far. Empty but for a method on top of another, whose
+        recipe for the data set this is.
+        """
+        return {}
+
+    @classmethod
     def make_student(
         cls,
         build: Callable[[int], nn.Module],

@@ -67,7 +67,11 @@ class DARHT(LabelAttack):
         mc_samples: int = 0
         """Monte Carlo draws of that dropout in eval mode."""
         combine: str = "probabilities"
-        """Of that student: the mean of its rows' "probabilities" or "logits"."""
+        """Of that student: the mean of its rows' "probabilities" or "logits", or a learned "layer"
+        over the rows' logits, which the labels alone teach; not confirmed by the paper's text."""
+        mc_train_samples: int = 1
+        """Draws of that dropout for each image in training: each draw's rows are taught, and the
+        prediction is of all of them; not confirmed by the paper's text."""
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -80,6 +84,12 @@ class DARHT(LabelAttack):
             self._number("dropout", low=0, high=0.99)
             self._count("mc_samples", least=0)
             self._one_of("combine", COMBINES)
+            self._count("mc_train_samples")
+            if self.combine == "layer" and not self.label_weight:
+                raise ValueError(
+                    "option label_weight must be above 0 with combine 'layer', which learns from "
+                    f"the labels alone, but is {self.label_weight!r}."
+                )
 
     options: Options
     name = "darht"
@@ -122,7 +132,7 @@ class DARHT(LabelAttack):
         defaults = cls.Options()
         given = {
             name: options.get(name, getattr(defaults, name))
-            for name in ("dropout", "mc_samples", "combine")
+            for name in ("dropout", "mc_samples", "combine", "mc_train_samples")
         }
         return LogitMap(build(teachers * num_classes), teachers, num_classes, **given)
 
@@ -148,4 +158,7 @@ class DARHT(LabelAttack):
         return loss, {"loss": loss.detach(), **logs}
 
     def _distilled(self, rows: torch.Tensor, targets: list[torch.Tensor]) -> torch.Tensor:
+        draws = len(rows) // len(targets[0])
+        if draws > 1:
+            targets = [each.repeat(draws, 1) for each in targets]
         return losses.darht(rows, targets, self.options.temperature, self.options.teacher_weights)

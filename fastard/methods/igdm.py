@@ -36,11 +36,13 @@ class IGDM(OverBase):
             student(x + delta), student(x - delta), teacher(x + delta), teacher(x - delta))
 
     x - delta is not clipped to [0, 1], as published. The teacher sees what the base shows it, and
-    x + delta and x - delta; with several teachers the first one. The student makes the base's
-    passes, then x - delta. Passes of a step on AdaAD with k attack steps, student / teacher: k + 4
-    / k + 4 as published; k + 2 / k + 2 here: x + delta is x', whose logits the base has at hand.
+    x + delta and x - delta; with several teachers the first one, and on a base that takes none
+    (PGD-AT, TRADES, MART) the one given. The student makes the base's passes, then x - delta.
+    Passes of a step on AdaAD with k attack steps, student / teacher: k + 4 / k + 4 as published;
+    k + 2 / k + 2 here: x + delta is x', whose logits the base has at hand.
 
-    Options that are not its own are those of the base, `base` any method or preset that distils.
+    Options that are not its own are those of the base, `base` any method or preset with a PGD
+    attack whose teachers stay fixed. On PGD-AT and CIFAR-100 the paper's alpha is 100 or 220.
     Without calls of `on_epoch` the weight is the whole of igdm_weight.
 
     Source: Lee et al. 2025 (ICLR).
@@ -83,7 +85,16 @@ class IGDM(OverBase):
             RECIPE,
             name="igdm-rslad",
             options={"base": "rslad-batchmean", "igdm_weight": 0.9},
-            options_by_data={"cifar100": {"igdm_weight": 3.0}},
+            source=f"{RECIPE.source}; on CIFAR-100 the loss of the base is RSLAD's own, as in the "
+            "authors' code",
+            options_by_data={
+                "cifar100": {
+                    "igdm_weight": 3.0,
+                    "reduction": "mean",
+                    "scale": 10.0,
+                    "log_floor": 1e-5,
+                }
+            },
             epochs=300,
             milestones=(215, 260, 285),
         ),
@@ -126,7 +137,7 @@ class IGDM(OverBase):
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
     ) -> tuple[torch.Tensor, Logs]:
         below = 2 * x - x_adv
-        teacher = self.base.teachers[0]
+        teacher = self.teachers[0]
         if self.options.faithful:
             plus = self.student(x_adv)
             with torch.no_grad():
@@ -138,7 +149,8 @@ class IGDM(OverBase):
                 loss, logs = self.base.outer(x, x_adv, y)
             plus = logits[0] if logits else self.student(x_adv)
             minus = self.student(below)
-        teacher_plus = self.base._teacher_logits(x_adv)[0]
+        asks = self.base._teacher_logits if self.base.teachers else self._ask_teachers
+        teacher_plus = asks(x_adv)[0]
         with self.teacher_timer:
             teacher_minus = answer(teacher, below)
         term = losses.igdm(plus, minus, teacher_plus, teacher_minus, self.options.distance)

@@ -17,8 +17,9 @@ from fastard.methods.recipes import Preset
 class OverBase(Method):
     """A method that attacks as its base does and adds to its loss.
 
-    `base` names a method or preset that learns from a teacher; options that are not this method's
-    own are the base's. The base is a submodule, so its state is part of this method's.
+    `base` names a method or preset with a PGD attack; options that are not this method's own are
+    the base's. A base that takes no teacher is built without one, and this method alone asks the
+    teacher. The base is a submodule, so its state is part of this method's.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -36,10 +37,14 @@ class OverBase(Method):
     ):
         own, rest = self._divided(self.known(options))
         super().__init__(student, teachers, **own)
-        recipe = self._recipe(options)
-        self.base = self._base_class(options)(
-            student, self.teachers, **{**recipe.options_for(), **rest}
-        )
+        recipe, base = self._recipe(options), self._base_class(options)
+        if base.most_teachers == 0 and len(self.teachers) > 1:
+            raise ValueError(
+                f"method {self.name!r} on base {base.name!r} takes one teacher, but was given "
+                f"{len(self.teachers)}."
+            )
+        teachers = self.teachers if base.most_teachers != 0 else ()
+        self.base = base(student, teachers, **{**recipe.options_for(), **rest})
 
     @classmethod
     def _recipe(cls, options: Mapping[str, Any]) -> Preset:
@@ -53,9 +58,9 @@ class OverBase(Method):
         from fastard.methods import registry
 
         base = registry.METHODS[cls._recipe(options).method]
-        if base.most_teachers == 0 or issubclass(base, OverBase):
+        if not issubclass(base.Options, AttackOptions):
             raise ValueError(
-                f"option base must be a method that learns from a teacher, but is {base.name!r}."
+                f"option base must be a method with a PGD attack of its own, but is {base.name!r}."
             )
         if base.trains_teachers:
             raise ValueError(
@@ -91,6 +96,12 @@ class OverBase(Method):
         cls.Options(**own)
         cls._base_class(options).plain_options(rest)
         return options
+
+    @classmethod
+    def data_options(cls, options: Mapping[str, Any], data: str | None) -> dict[str, Any]:
+        """What the base's recipe changes on this data set, but for options of this method's own."""
+        _, rest = cls._divided(cls._recipe(options).options_by_data.get(data or "", {}))
+        return rest
 
     @classmethod
     def make_student(

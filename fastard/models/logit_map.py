@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-COMBINES = ("probabilities", "logits")
+COMBINES = ("probabilities", "logits", "layer")
 
 
 class LogitMap(nn.Module):
@@ -30,7 +30,9 @@ class LogitMap(nn.Module):
         dropout: share of the features set to zero, below 1.
         mc_samples: 0: dropout is off in eval mode; n above 0: n draws in eval mode are averaged,
             from torch's global generator of the device.
-        combine: the mean of the rows' "probabilities", as log-probabilities, or of their "logits".
+        combine: the mean of the rows' "probabilities", as log-probabilities, or of their "logits";
+            "layer": the sum of the rows' logits, each times a learned weight that starts at 1 / K.
+        mc_train_samples: how often the dropout is drawn for each image in train mode.
 
     Raises ValueError for a backbone that does not end in a linear layer of K * C outputs or an
         option out of range.
@@ -47,17 +49,26 @@ class LogitMap(nn.Module):
         dropout: float = 0.0,
         mc_samples: int = 0,
         combine: str = "probabilities",
+        mc_train_samples: int = 1,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, but is {dropout}.")
         if mc_samples < 0:
             raise ValueError(f"mc_samples must be at least 0, but is {mc_samples}.")
+        if mc_train_samples < 1:
+            raise ValueError(f"mc_train_samples must be at least 1, but is {mc_train_samples}.")
         if combine not in COMBINES:
             raise ValueError(f"combine must be one of {', '.join(COMBINES)}, but is {combine!r}.")
         self.teachers, self.num_classes = teachers, num_classes
         self.dropout, self.mc_samples, self.combine = dropout, mc_samples, combine
+        self.mc_train_samples = mc_train_samples
         self.backbone, self.head = _beheaded(backbone, teachers * num_classes)
+        self.row_weights: nn.Parameter | None
+        self.register_parameter("row_weights", None)
+        if combine == "layer":
+            even = self.head.weight.detach().new_full((teachers,), 1 / teachers)
+            self.row_weights = nn.Parameter(even)
 
     def forward(self, x: Tensor, rows: bool = False) -> Tensor:
         """The prediction [B, C], or with `rows` the map [B, K, C].
@@ -69,17 +80,20 @@ class LogitMap(nn.Module):
 
     def map(self, x: Tensor) -> Tensor:
         """The student's estimate of each teacher's logits, [B, K, C]; [n * B, K, C], draw by draw,
-        where n Monte Carlo draws are averaged."""
+        where there are n Monte Carlo draws."""
         features = self.backbone(x)
-        draws = 0 if self.training else self.mc_samples
-        if draws:
+        draws = self.mc_train_samples if self.training else self.mc_samples
+        if draws > 1:
             features = features.repeat(draws, 1)
-        features = F.dropout(features, self.dropout, self.training or draws > 0)
+        features = F.dropout(features, self.dropout, draws > 0)
         return self.head(features).view(-1, self.teachers, self.num_classes)
 
     def predict(self, rows: Tensor) -> Tensor:
         """The prediction [B, C] of what `map` gave."""
-        draws = 1 if self.training else max(self.mc_samples, 1)
+        draws = self.mc_train_samples if self.training else max(self.mc_samples, 1)
+        if self.row_weights is not None:
+            mean = rows.unflatten(0, (draws, -1)).mean(0) if draws > 1 else rows
+            return (mean * self.row_weights[:, None]).sum(1)
         # All draws of all rows of an image side by side.
         rows = rows.unflatten(0, (draws, -1)).transpose(0, 1).flatten(1, 2)
         if self.combine == "logits":
@@ -93,6 +107,7 @@ class LogitMap(nn.Module):
             "dropout": self.dropout,
             "mc_samples": self.mc_samples,
             "combine": self.combine,
+            "mc_train_samples": self.mc_train_samples,
         }
 
     def extra_repr(self) -> str:

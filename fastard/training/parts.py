@@ -60,7 +60,7 @@ def build_student(config: Resolved, splits: data.Splits) -> nn.Module:
         return models.Normalized(network, config.mean, config.std)
 
     method = METHODS[methods.preset(config.method).method]
-    options = {**methods.preset(config.method).options_for(config.data), **config.options}
+    options = {**method.data_options(config.options, config.data), **config.options}
     student = method.make_student(build, splits.num_classes, len(config.teacher), options)
     return _placed(student, config)
 
@@ -104,11 +104,14 @@ def build_method(
 
     Raises ValueError for an option that is unknown or out of range, or a cache that it cannot use.
     """
-    known = METHODS[methods.preset(config.method).method].option_names()
+    kind = METHODS[methods.preset(config.method).method]
+    known = kind.option_names()
     attack = {name: getattr(config, name) for name in ("eps", "alpha", "steps", "norm")}
     attack["precision"] = config.precision
-    options: dict[str, Any] = {name: value for name, value in attack.items() if name in known}
-    built = methods.build(config.method, student, list(teachers), **(options | config.options))
+    attack = {name: value for name, value in attack.items() if name in known}
+    # The run's own settings say more than what a base brings along for the data.
+    options = kind.data_options(config.options, config.data) | attack | config.options
+    built = methods.build(config.method, student, list(teachers), **options)
     if config.teacher_cache is not None:
         size = int(config.teacher_cache * 2**30)
         built.cache = LogitCache(images, max_bytes=size, folder=config.teacher_cache_folder)

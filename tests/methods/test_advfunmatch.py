@@ -23,7 +23,7 @@ def divergence(student_logits, teacher_logits, direction, t):
     return F.kl_div(q.log_softmax(1), p.log_softmax(1), reduction="sum", log_target=True)
 
 
-def by_hand(setting, direction, t):
+def by_hand(setting, direction, t, clean_weight=0.0):
     student, teacher = setting.twin, setting.teacher
 
     def attack(x, y):
@@ -32,7 +32,13 @@ def by_hand(setting, direction, t):
     def loss_of(x, x_adv, y):
         with torch.no_grad():
             target = teacher(x_adv)
-        return t * t * divergence(student(x_adv), target, direction, t) / len(x)
+        loss = t * t * divergence(student(x_adv), target, direction, t) / len(x)
+        if clean_weight:
+            with torch.no_grad():
+                target = teacher(x)
+            clean = t * t * divergence(student(x), target, direction, t) / len(x)
+            loss = loss + clean_weight * clean
+        return loss
 
     return attack, loss_of
 
@@ -49,6 +55,34 @@ def test_five_steps_equal_the_loop(setting, direction, t):
         **ATTACK,
     )
     assert_five_steps_agree(method, setting, *by_hand(setting, direction, t))
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_five_steps_with_a_clean_term(setting, direction):
+    method = methods.build(
+        "advfunmatch",
+        setting.student,
+        [setting.teacher],
+        kl_direction=direction,
+        temperature=2.0,
+        clean_weight=0.5,
+        **ATTACK,
+    )
+    assert_five_steps_agree(method, setting, *by_hand(setting, direction, 2.0, 0.5))
+
+
+def test_clean_term_is_of_the_augmented_images(setting):
+    x, y = setting.batch
+    method = methods.build(
+        "advfunmatch", setting.student, [setting.teacher], mix="mixup", clean_weight=1.0, **ATTACK
+    )
+    torch.manual_seed(1)
+    view = method.views(x)
+    passes = Passes(setting.student, view=view, x=x)
+    torch.manual_seed(1)
+    _, logs = method(x, y)
+    assert passes.seen == ["?", "view"]
+    assert 0 <= logs["clean_accuracy"] <= 1
 
 
 def test_five_fp32_steps(setting):
@@ -164,6 +198,7 @@ def test_either_mix_by_a_coin():
         ({"policy": "mnist"}, "unknown option policy 'mnist'"),
         ({"mix_alpha": 0}, "option mix_alpha must be above 0, but is 0"),
         ({"kl_direction": "both"}, "unknown option kl_direction 'both'"),
+        ({"clean_weight": -1}, "option clean_weight must be a finite number of at least 0"),
     ],
 )
 def test_bad_option(setting, options, sentence):

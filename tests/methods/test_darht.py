@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from fastard import losses, methods
 from fastard.models import LogitMap
 
-from .loops import ALPHA, EPS, STEPS, Passes, ascend, network, sgd
+from .loops import ALPHA, EPS, STEPS, Passes, ascend, network, sgd, train_with
 from .steps import assert_five_steps_agree, assert_fp32_agrees, in_fp32
 
 ATTACK = {"eps": EPS, "alpha": ALPHA, "steps": STEPS}
@@ -147,6 +147,40 @@ def test_monte_carlo_dropout_of_a_preset(setting):
     student.eval()
     assert not torch.equal(student(x), student(x))
     assert method.attack(x, y).shape == x.shape
+
+
+def test_learned_layer_over_the_rows_follows_the_labels(setting):
+    make = methods.registry.METHODS["darht"].make_student
+    options = {"combine": "layer", "label_weight": 0.5}
+    student = make(lambda outputs: network(0, outputs), 5, 2, options)
+    assert student.row_weights.tolist() == [0.5, 0.5]
+    method = methods.build("darht", student, [setting.teacher, transformer()], **ATTACK, **options)
+    losses_seen = train_with(method, setting.batches)
+    assert all(torch.isfinite(torch.tensor(losses_seen)))
+    assert not torch.allclose(student.row_weights, torch.full((2,), 0.5, dtype=torch.float64))
+    with pytest.raises(ValueError, match="label_weight must be above 0 with combine 'layer'"):
+        methods.registry.METHODS["darht"].plain_options({"combine": "layer"})
+
+
+def test_draws_in_training_are_each_taught(setting):
+    teachers = [setting.teacher, transformer()]
+    make = methods.registry.METHODS["darht"].make_student
+    options = {"dropout": 0.3, "mc_train_samples": 3, "label_weight": 0.25}
+    student = make(lambda outputs: network(0, outputs), 5, 2, options)
+    method = methods.build("darht", student, teachers, **ATTACK, **options)
+    x, y = setting.batch
+    x_adv = method.attack(x, y)
+    torch.manual_seed(4)
+    loss, _ = method.outer(x, x_adv, y)
+    torch.manual_seed(4)
+    draws = student.map(x_adv).view(3, len(x), 2, 5)
+    assert not torch.equal(draws[0], draws[1])
+    targets = [teacher(x_adv) for teacher in teachers]
+    distilled = sum(losses.darht(rows, targets) for rows in draws) / 3
+    labels = F.nll_loss(draws.softmax(3).mean((0, 2)).log(), y)
+    torch.testing.assert_close(loss, 0.75 * distilled + 0.25 * labels, rtol=1e-10, atol=0)
+    with pytest.raises(ValueError, match="option mc_train_samples must be an integer above 0"):
+        method.plain_options({"mc_train_samples": 0})
 
 
 def test_a_student_without_the_rows_is_one_sentence(setting):

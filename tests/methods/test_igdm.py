@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from fastard import losses, methods
 
-from .loops import ALPHA, EPS, STEPS, Passes, ascend
+from .loops import ALPHA, EPS, STEPS, Passes, ascend, network
 from .steps import assert_five_steps_agree, assert_fp32_agrees, gaussian, in_fp32
 from .test_adaad import kl, pair_attack
 
@@ -79,6 +79,17 @@ def on_ard(setting):
     return attack, loss_of
 
 
+def on_pgd_at(setting):
+    student, teacher = setting.twin, setting.teacher
+
+    def loss_of(x, x_adv, y):
+        below = x - (x_adv - x)
+        adv, minus = student(x_adv), student(below)
+        return F.cross_entropy(adv, y) + term(adv, minus, teacher, x_adv, below)
+
+    return on_ard(setting)[0], loss_of
+
+
 def build(setting, base, **options):
     method = methods.build(
         "igdm", setting.student, [setting.teacher], base=base, **ATTACK, **options
@@ -102,6 +113,64 @@ def test_five_steps_on_ard(setting):
     method = methods.build("igdm-ard", setting.student, [setting.teacher], **ATTACK)
     method.on_epoch(EPOCH, EPOCHS)
     assert_five_steps_agree(method, setting, *on_ard(setting))
+
+
+def test_five_steps_on_pgd_at(setting):
+    method = build(setting, "pgd-at")
+    assert method.base.teachers == ()
+    assert_five_steps_agree(method, setting, *on_pgd_at(setting))
+
+
+@pytest.mark.parametrize("base", ["trades", "mart"])
+def test_base_without_a_teacher_adds_the_term_of_its_own_teacher(setting, base):
+    x, y = setting.batch
+    method = build(setting, base, beta=2.0)
+    assert method.base.options.beta == 2
+    x_adv = method.attack(x, y)
+    alone, alone_logs = method.base.outer(x, x_adv, y)
+    loss, logs = method.outer(x, x_adv, y)
+    below = 2 * x - x_adv
+    with torch.no_grad():
+        expected = term(
+            setting.student(x_adv), setting.student(below), setting.teacher, x_adv, below
+        )
+    assert expected > 1e-6
+    torch.testing.assert_close(loss - alone, expected, rtol=1e-8, atol=1e-12)
+    assert logs["robust_accuracy"] == alone_logs["robust_accuracy"]
+
+
+def test_base_without_a_teacher_takes_one_on_top():
+    with pytest.raises(ValueError, match="'igdm' on base 'pgd-at' takes one teacher, but was giv"):
+        methods.build("igdm", network(0), [network(1), network(2)], base="pgd-at")
+
+
+def test_what_the_base_changes_on_a_data_set():
+    igdm = methods.registry.METHODS["igdm"]
+    for base, options in (
+        ("rslad", {"scale": 10.0}),
+        ("mtard", {"scale": 10.0}),
+        ("adaad", {"reduction": "batchmean"}),
+        ("saad", {}),
+    ):
+        assert igdm.data_options({"base": base}, "cifar100") == options
+        assert igdm.data_options({"base": base}, "cifar10") == {}
+    assert igdm.data_options({}, "cifar100") == {}
+    rslad = methods.registry.METHODS["rslad"]
+    assert rslad.data_options({}, "cifar100") == {}
+
+
+def test_published_loss_on_rslad_for_cifar100(setting):
+    options = methods.preset("igdm-rslad").options_for("cifar100")
+    method = methods.build("igdm", setting.student, [setting.teacher], **options)
+    base = method.base.options
+    assert (base.reduction, base.scale, base.log_floor) == ("mean", 10.0, 1e-5)
+    assert method.options.igdm_weight == 3
+    x, y = setting.batch
+    x_adv = method.attack(x, y)
+    published = methods.build("rslad", setting.student, [setting.teacher], scale=10.0)
+    torch.testing.assert_close(
+        method.base.outer(x, x_adv, y)[0], published.outer(x, x_adv, y)[0], rtol=1e-12, atol=0
+    )
 
 
 def test_five_fp32_steps(setting):
@@ -167,8 +236,9 @@ def test_options_reach_the_base_and_unknown_ones_are_refused(setting):
         known({"base": "rslad", "adv_weight": 3})
     with pytest.raises(ValueError, match="unknown method 'rslda'"):
         known({"base": "rslda"})
-    for base in ("natural", "igdm"):
-        with pytest.raises(ValueError, match="option base must be a method that learns from a"):
+    for base in ("natural", "kd", "free", "igdm"):
+        sentence = f"option base must be a method with a PGD attack of its own, but is '{base}'"
+        with pytest.raises(ValueError, match=sentence):
             known({"base": base})
 
 

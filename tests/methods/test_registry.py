@@ -32,7 +32,7 @@ def test_every_preset_builds_with_its_own_options(name):
         options = method.options if hasattr(method.options, option) else method.base.options
         assert getattr(options, option) == value
     for by_data in preset.options_by_data.values():
-        method.known(dict(by_data))
+        method.known({**preset.options, **by_data})
 
 
 def test_official_presets_have_the_published_values():

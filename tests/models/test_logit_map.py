@@ -28,6 +28,10 @@ def test_prediction_is_the_mean_of_the_rows_probabilities():
     torch.testing.assert_close(student(x).exp().sum(1), torch.ones(5))
     averaged = LogitMap(small(12), 3, 4, combine="logits").eval()
     torch.testing.assert_close(averaged(x), rows.mean(1))
+    layer = LogitMap(small(12), 3, 4, combine="layer").eval()
+    torch.testing.assert_close(layer(x), rows.mean(1))
+    layer.row_weights.data = torch.tensor([0.5, 0.0, 2.0])
+    torch.testing.assert_close(layer(x), 0.5 * rows[:, 0] + 2 * rows[:, 2])
 
 
 def test_map_is_the_backbones_own_output():
@@ -55,6 +59,21 @@ def test_dropout_acts_in_training_and_monte_carlo_draws_also_in_eval_mode():
     assert sampled.train().map(x).shape == (5, 3, 4)
 
 
+@pytest.mark.parametrize("combine", ["probabilities", "layer"])
+def test_draws_of_train_mode(combine):
+    x = torch.rand(5, 1, 8, 8)
+    student = LogitMap(small(12), 3, 4, 0.5, combine=combine, mc_train_samples=2).train()
+    torch.manual_seed(1)
+    prediction = student(x)
+    torch.manual_seed(1)
+    rows = student.map(x).view(2, 5, 3, 4)
+    expected = rows.softmax(3).mean((0, 2)).log()
+    if combine == "layer":
+        expected = rows.mean((0, 2))
+    torch.testing.assert_close(prediction, expected)
+    assert student.eval().map(x).shape == (5, 3, 4)
+
+
 def test_many_draws_approach_the_mean():
     x = torch.rand(2, 1, 8, 8)
     many = [LogitMap(small(8), 2, 4, dropout=0.3, mc_samples=n).eval() for n in (2, 2000)]
@@ -78,7 +97,8 @@ def test_transformer_backbone():
         ((small(12), 2, 4), "= 8 outputs, but ends in one of 12"),
         ((small(8), 2, 4, 1.0), "dropout must be at least 0 and below 1, but is 1.0"),
         ((small(8), 2, 4, 0.0, -1), "mc_samples must be at least 0, but is -1"),
-        ((small(8), 2, 4, 0.0, 0, "max"), "combine must be one of probabilities, logits, but"),
+        ((small(8), 2, 4, 0.0, 0, "max"), "combine must be one of probabilities, logits, layer"),
+        ((small(8), 2, 4, 0.0, 0, "logits", 0), "mc_train_samples must be at least 1, but is 0"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, sentence):
@@ -104,6 +124,7 @@ def test_checkpoint_keeps_the_rows(tmp_path, wrap):
         "dropout": 0.25,
         "mc_samples": 3,
         "combine": "probabilities",
+        "mc_train_samples": 1,
     }
     assert (meta["mean"] is None) == (wrap == "none")
     x = torch.rand(3, 1, 8, 8)
@@ -115,6 +136,18 @@ def test_checkpoint_keeps_the_rows(tmp_path, wrap):
     models.save(path, loaded, name="small_cnn-4", num_classes=4, image_size=8)
 
 
+def test_checkpoint_keeps_the_layer_over_the_rows(tmp_path):
+    student = LogitMap(small(8), 2, 4, dropout=0.2, combine="layer", mc_train_samples=3).eval()
+    student.row_weights.data = torch.tensor([0.25, 1.5])
+    path = tmp_path / "student.safetensors"
+    models.save(path, student, name="small_cnn-4", num_classes=4, image_size=8)
+    loaded, _ = models.load_checkpoint(path)
+    assert (loaded.combine, loaded.mc_train_samples) == ("layer", 3)
+    assert torch.equal(loaded.row_weights, student.row_weights)
+    x = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(loaded(x), student(x))
+
+
 def test_a_plain_network_is_stored_as_before(tmp_path):
     path = tmp_path / "plain.safetensors"
     models.save(path, small(4), name="small_cnn-4", num_classes=4, image_size=8)
@@ -123,8 +156,9 @@ def test_a_plain_network_is_stored_as_before(tmp_path):
     assert "logit_map" not in meta
 
 
-def test_attack_on_the_prediction_equals_the_published_loop():
-    student = LogitMap(small(8), 2, 4).eval()
+@pytest.mark.parametrize("combine", ["probabilities", "layer"])
+def test_attack_on_the_prediction_equals_the_published_loop(combine):
+    student = LogitMap(small(8), 2, 4, combine=combine).eval()
     x, y = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
     found = [
         fastard.pgd_ce(student, x, y, 0.1, 0.03, 4, random_start=False, engine=engine)
