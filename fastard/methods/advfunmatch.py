@@ -41,9 +41,9 @@ class AdvFunMatch(Method):
 
     The paper's abstract confirms the two objectives and the shared strong augmentation. Everything
     else is not confirmed by the paper's text: the direction of the divergence, the temperature, the
-    absence of a clean term, the attack's start and steps, which augmentations go together. That the
-    attack's gradient flows through the teacher too follows from the objective, whose x' both see;
-    it is no option.
+    absence of a clean term, the attack's start and steps, which augmentations go together. Nor is
+    the attack's gradient through the teacher: it is inferred from the objective, whose x' both
+    networks see, and is no option.
 
     Source: Wu et al. 2023 (arXiv 2305.14700).
     """
