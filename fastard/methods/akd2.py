@@ -69,8 +69,8 @@ class AKD2(LabelAttack):
         replace(
             _RECIPE,
             name="akd2-kdswa",
-            source="github.com/VITA-Group/Alleviate-Robust-Overfitting, main_adv.py, which also "
-            "averages weights from epoch 55 on and normalises inputs",
+            source="github.com/VITA-Group/Alleviate-Robust-Overfitting, main_adv.py, with --lwf "
+            "and --swa (epoch 55 of those counted from 0); it normalises inputs: give mean and std",
             options={
                 "attack_mode": "train",
                 "clip_start": True,
@@ -79,8 +79,11 @@ class AKD2(LabelAttack):
                 "standard_weight": 0.1,
                 "temperature": 2.0,
             },
+            student="preactresnet18",
             milestones=(50, 150),
             weight_decay=5e-4,
+            average="swa",
+            average_start=56,
             val_steps=20,
             val_alpha=2 / 255,
             official=True,

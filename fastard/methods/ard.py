@@ -67,6 +67,7 @@ class ARD(LabelAttack):
             source="github.com/goldblum/AdversariallyRobustDistillation, main.py, which keeps the "
             "last epoch and has batches of 256 on CIFAR-100",
             options={"attack_mode": "train", "faithful": True},
+            recipe_by_data={"cifar100": {"batch_size": 256}},
             milestones=(100,),
             selection="last",
             official=True,

@@ -48,6 +48,7 @@ class BMTARD(MTARD):
 
     options: Options
     name = "b-mtard"
+    selects_on = "weighted"
     presets: ClassVar[tuple[Preset, ...]] = (
         RECIPE,
         replace(

@@ -43,7 +43,7 @@ class DGAD(Method):
         """Weight of the consistency between the outputs for x and x'."""
         nominal_batch: int | None = None
         """The batch size by which the published code divides, also for a smaller last batch; None:
-        each batch's own."""
+        each batch's own. The trainer puts its own batch size in the place of a preset's."""
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -74,6 +74,12 @@ class DGAD(Method):
     def outer(
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
     ) -> tuple[torch.Tensor, Logs]:
+        nominal = self.options.nominal_batch
+        if nominal is not None and nominal < len(x):
+            raise ValueError(
+                f"option nominal_batch must be at least the {len(x)} images of a batch, but is "
+                f"{nominal}."
+            )
         clean_logits = self.student(x)
         adv_logits = self.student(x_adv)
         require_labels(y, clean_logits)
@@ -86,7 +92,7 @@ class DGAD(Method):
             clean_teacher_logits,
             y,
             self.options.beta,
-            self.options.nominal_batch,
+            nominal,
         )
         return loss, {
             "loss": loss.detach(),

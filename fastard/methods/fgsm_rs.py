@@ -44,12 +44,13 @@ class FGSMRS(Method):
         Preset(
             name="fgsm-rs",
             method="fgsm-rs",
-            source="github.com/locuslab/fast_adversarial, CIFAR10/train_fgsm.py; its cyclic "
-            "learning rate is a cosine here; it normalises inputs and keeps the last epoch",
+            source="github.com/locuslab/fast_adversarial, CIFAR10/train_fgsm.py; it "
+            "normalises inputs (give mean and std) and keeps the last epoch",
             options={"attack_mode": "train"},
             student="preactresnet18",
             epochs=15,
-            schedule="cosine",
+            schedule="cyclic",
+            peak=0.5,
             lr=0.2,
             weight_decay=5e-4,
         ),

@@ -49,9 +49,10 @@ class HAT(SelfAttack):
             name="hat",
             method="hat",
             source="github.com/imrahulr/hat, README and core/utils/parser.py; its one-cycle "
-            "learning rate is a cosine here",
+            "schedule moves the momentum too, which is constant here",
             epochs=50,
-            schedule="cosine",
+            schedule="onecycle",
+            peak=0.25,
             lr=0.21,
             weight_decay=5e-4,
             nesterov=True,

@@ -54,12 +54,13 @@ class NFGSM(Method):
         Preset(
             name="n-fgsm",
             method="n-fgsm",
-            source="github.com/pdejorge/N-FGSM, train.py; its cyclic learning rate is a cosine "
-            "here; it normalises inputs and keeps the last epoch",
+            source="github.com/pdejorge/N-FGSM, train.py; it normalises inputs (give mean and "
+            "std) and keeps the last epoch",
             options={"attack_mode": "train"},
             student="preactresnet18",
             epochs=30,
-            schedule="cosine",
+            schedule="cyclic",
+            peak=0.5,
             lr=0.2,
             weight_decay=5e-4,
         ),

@@ -18,8 +18,10 @@ class Preset:
     """A recipe for CIFAR; `fastard train --method NAME` starts from it.
 
     `milestones` are numbers of finished epochs after which the learning rate falls tenfold, as in
-    `torch.optim.lr_scheduler.MultiStepLR`. The validation attack is PGD with `val_steps` steps of
-    `val_alpha` (None: eps / 4), run every `eval_every` epochs and in each from `eval_from` on.
+    `torch.optim.lr_scheduler.MultiStepLR`; `peak` is the share of the steps after which "onecycle"
+    and "cyclic" are at `lr`. `average_start` is the first epoch, counted from 1, that enters the
+    `average` of the weights ("ema" or "swa"). The validation attack is PGD with `val_steps` steps
+    of `val_alpha` (None: eps / 4), run every `eval_every` epochs and in each from `eval_from` on.
     """
 
     name: str
@@ -27,15 +29,20 @@ class Preset:
     source: str
     options: Mapping[str, Any] = field(default_factory=dict)
     options_by_data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    recipe_by_data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What of the fields below is otherwise on this data set."""
     student: str = "resnet18"
     epochs: int
     schedule: str = "multistep"
     milestones: tuple[int, ...] = ()
+    peak: float | None = None
     batch_size: int = 128
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 2e-4
     nesterov: bool = False
+    average: str = "none"
+    average_start: int | None = None
     selection: str = "held-out"
     val_steps: int = 10
     val_alpha: float | None = None

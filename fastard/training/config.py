@@ -61,7 +61,8 @@ class TrainConfig:
     lr_gamma: float | None = None
     """What the multistep schedule multiplies the learning rate by; 0.1 when left out."""
     peak: float | None = None
-    """Share of the steps after which onecycle (0.3 when left out) and cyclic (0.5) reach lr."""
+    """Share of the steps after which onecycle and cyclic reach lr; when left out the recipe's, or
+    0.3 and 0.5."""
     weight_decay: float | None = None
     no_decay_norm_bias: bool = False
     """No weight decay on parameters of one dimension: biases and normalisations."""
@@ -74,7 +75,8 @@ class TrainConfig:
     average: Average | None = None
     """Validate and save averaged weights: ema every step, swa every epoch."""
     average_start: int | None = None
-    """First epoch that enters the average; ema 1, swa 3/4 of the epochs when left out."""
+    """First epoch that enters the average; when left out the recipe's, scaled with epochs, or 1 for
+    ema and 3/4 of the epochs for swa."""
     ema_decay: float | None = None
     """0.999 when left out."""
     awp_gamma: float | None = None

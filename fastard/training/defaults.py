@@ -63,7 +63,9 @@ def resolve(config: TrainConfig) -> Resolved:
     name = "digits" if config.data is None else config.data
     config = replace(config, data=name, seed=0 if config.seed is None else config.seed)
     data = DATA_DEFAULTS.get(name, _CIFAR)
-    recipe = {"schedule": "multistep", **asdict(preset), **({} if preset.official else data.recipe)}
+    recipe = {**asdict(preset), **preset.recipe_by_data.get(name, {})}
+    if not preset.official:
+        recipe |= data.recipe
     if config.milestones:
         recipe["schedule"] = "multistep"
     values = {item.name: getattr(config, item.name) for item in fields(TrainConfig)}
@@ -73,13 +75,16 @@ def resolve(config: TrainConfig) -> Resolved:
     for name, value in _OTHERWISE.items():
         if values[name] is None:
             values[name] = recipe.get(name, value)
+    if values["peak"] is None and values["schedule"] == preset.schedule:
+        values["peak"] = preset.peak
     values |= _attack(config, preset, data.eps)
+    # The published formula divides by the batch size of its loader.
+    if "nominal_batch" in values["options"] and "nominal_batch" not in config.options:
+        values["options"]["nominal_batch"] = values["batch_size"]
     values |= _selection(config, preset, data.val)
     values["milestones"] = _milestones(values, recipe)
     values["val_alpha"] = _first(values["val_alpha"], values["eps"] / 4)
-    if values["average_start"] is None:
-        swa = values["average"] == "swa"
-        values["average_start"] = max(1, math.ceil(0.75 * values["epochs"])) if swa else 1
+    values["average_start"] = _first(values["average_start"], _average_start(values, preset))
     values["device"] = str(resolve_device(config.device))
     if values["out"] is None:
         values["out"] = Path("runs") / f"{config.method}-{config.data}-{values['student']}"
@@ -93,6 +98,14 @@ def _milestones(values: dict[str, Any], recipe: dict[str, Any]) -> tuple[int, ..
     if values["milestones"] is not None or values["schedule"] != "multistep":
         return values["milestones"] or ()
     return tuple(round(m * values["epochs"] / recipe["epochs"]) for m in recipe["milestones"])
+
+
+def _average_start(values: dict[str, Any], preset: Preset) -> int:
+    epochs = values["epochs"]
+    if preset.average_start is not None and values["average"] == preset.average:
+        before = round((preset.average_start - 1) * epochs / preset.epochs)
+        return min(epochs, before + 1)
+    return max(1, math.ceil(0.75 * epochs)) if values["average"] == "swa" else 1
 
 
 def _attack(config: TrainConfig, preset: Preset, data_eps: float) -> dict[str, Any]:

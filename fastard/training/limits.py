@@ -51,6 +51,11 @@ def require_valid(config: Resolved) -> None:
             f"average_start must be at most the {config.epochs} epochs, but is "
             f"{config.average_start}."
         )
+    nominal = config.options.get("nominal_batch")
+    if nominal not in (None, config.batch_size):
+        raise ValueError(
+            f"option nominal_batch must be the batch_size, {config.batch_size}, but is {nominal}."
+        )
     if config.precision == "fp16" and config.awp_gamma > 0:
         raise ValueError(
             "awp_gamma must be 0 in fp16, whose scaled gradients may overflow, but is "

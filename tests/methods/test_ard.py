@@ -103,6 +103,7 @@ def test_presets():
     assert (iad.temperature, iad.reduction, iad.attack_mode) == (1, "batchmean", "train")
     # The published schedule sets 0.01 twice.
     assert methods.preset("ard-official").milestones == (100,)
+    assert methods.preset("ard-official").recipe_by_data == {"cifar100": {"batch_size": 256}}
     assert methods.preset("ard").milestones == (100, 150)
 
 

@@ -112,6 +112,12 @@ def test_a_smaller_last_batch_is_divided_by_the_nominal_size():
     torch.testing.assert_close(halved, whole / 2, rtol=1e-12, atol=0)
 
 
+def test_a_batch_above_the_nominal_size_is_refused(setting):
+    method = methods.build("dgad", setting.student, [setting.teacher], nominal_batch=5, **ATTACK)
+    with pytest.raises(ValueError, match="nominal_batch must be at least the 6 images of a batch"):
+        method(*setting.batch)
+
+
 def test_labels_are_swapped_where_the_teacher_errs():
     logits = torch.tensor([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0]])
     expected = torch.tensor([[3.0, 1.0, 2.0], [1.0, 3.0, 2.0]])

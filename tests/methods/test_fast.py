@@ -76,6 +76,8 @@ def test_presets_attack_in_train_mode_as_published():
     for name, expected in [("fgsm-rs", {"step": 1.25}), ("n-fgsm", {"step": 1.0, "k": 2.0})]:
         options = methods.build(name, nn.Identity()).options
         assert options.attack_mode == "train"
+        recipe = methods.preset(name)
+        assert (recipe.schedule, recipe.peak, recipe.lr) == ("cyclic", 0.5, 0.2)
         assert {key: getattr(options, key) for key in expected} == expected
 
 

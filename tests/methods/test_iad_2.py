@@ -134,4 +134,7 @@ def test_weights_and_presets():
     assert (iad.robust_weight, iad.standard_weight, iad.warm_up) == (0.5, 0.25, 40)
     assert iad.attack_mode == akd2.attack_mode == original.attack_mode == "train"
     assert (akd2.label_weight, akd2.robust_weight, akd2.standard_weight) == (0.25, 0.5, 0.25)
+    kdswa = methods.preset("akd2-kdswa")
+    # Its code begins after epoch 55, counted from 0.
+    assert (kdswa.student, kdswa.average, kdswa.average_start) == ("preactresnet18", "swa", 56)
     assert (original.label_weight, original.robust_weight, original.temperature) == (0.3, 0.6, 2.0)

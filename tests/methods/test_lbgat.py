@@ -130,6 +130,7 @@ def test_hat_recipe_and_helper_in_eval_mode():
     recipe = methods.preset("hat")
     assert (recipe.lr, recipe.epochs, recipe.weight_decay) == (0.21, 50, 5e-4)
     assert recipe.nesterov
+    assert (recipe.schedule, recipe.peak) == ("onecycle", 0.25)
     student, helper = twins(torch.float64)
     method = methods.build("hat", student, helper, **ATTACK)
     before = copy.deepcopy(helper.state_dict())

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fastard import losses, methods
+from fastard.methods.registry import METHODS
 
 from .loops import ALPHA, EPS, STEPS, Passes, ascend, network
 from .steps import assert_five_steps_agree, assert_fp32_agrees, gaussian, in_fp32
@@ -143,6 +144,12 @@ def test_terms_and_gradients():
         torch.testing.assert_close(term, expected, rtol=1e-12, atol=1e-12)
         (a,), (b,) = torch.autograd.grad(term, student), torch.autograd.grad(expected, student)
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_only_the_balanced_one_is_selected_by_the_mean_of_clean_and_robust():
+    for name, by in [("mtard", "robust"), ("b-mtard", "weighted")]:
+        assert METHODS[methods.preset(name).method].selects_on == by
+    assert methods.preset("b-mtard-official").method == "b-mtard"
 
 
 def test_wrong_number_of_teachers_and_bad_drops(setting):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from fastard import methods
 
-from .loops import ALPHA, EPS, STEPS, ascend, assert_same_network, sgd, train_with
+from .loops import ALPHA, EPS, STEPS, Passes, ascend, assert_same_network, sgd, train_with
 
 ATTACK = {"eps": EPS, "alpha": ALPHA, "steps": STEPS}
 
@@ -45,6 +45,59 @@ def test_frozen_statistics_of_a_train_mode_attack(setting):
     before = setting.student[1].running_mean.clone()
     method.attack(*setting.batch)
     assert torch.equal(setting.student[1].running_mean, before)
+
+
+def rice_loop(model, batches, *, last_clean_pass):
+    """Rice's steps: a pass to score restarts, the loss, the optimiser, a pass to log."""
+    torch.manual_seed(3)
+    optimizer, losses = sgd(model), []
+    model.train()
+    for i, (x, y) in enumerate(batches):
+        start = (x + torch.rand(x.shape).double() * 2 * EPS - EPS).clamp(0, 1)
+        x_adv = ascend(x, start, lambda u, y=y: F.cross_entropy(model(u), y))
+        model(x_adv)
+        loss = F.cross_entropy(model(x_adv), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if last_clean_pass or i + 1 < len(batches):
+            model(x)
+        losses.append(loss.item())
+    return losses
+
+
+def test_rice_has_the_passes_and_statistics_of_the_published_loop(setting):
+    method = methods.build("rice", setting.student, **ATTACK)
+    losses = train_with(method, setting.batches)
+    expected = rice_loop(setting.twin, setting.batches, last_clean_pass=False)
+    assert losses == pytest.approx(expected, rel=1e-8)
+    assert_same_network(setting.student, setting.twin)
+    passes = STEPS + 3
+    assert int(setting.student[1].num_batches_tracked) == passes * len(setting.batches) - 1
+
+
+def test_the_pass_that_is_due_comes_first_and_is_in_the_state(setting):
+    method = methods.build("rice", setting.student, **ATTACK)
+    (x, y), (x_next, y_next), _ = setting.batches
+    method(x, y)
+    resumed = methods.build("rice", setting.twin, **ATTACK)
+    setting.twin.load_state_dict(setting.student.state_dict())
+    resumed.load_state_dict(method.state_dict())
+    for each, network in ((method, setting.student), (resumed, setting.twin)):
+        torch.manual_seed(5)
+        passes = Passes(network, x=x, x_next=x_next)
+        each(x_next, y_next)
+        assert passes.seen == ["x"] + ["?"] * (STEPS + 2)
+    assert_same_network(setting.student, setting.twin)
+    assert "keeps the last batch" in method.undivided()
+
+
+def test_without_faithful_nothing_is_remembered(setting):
+    method = methods.build("pgd-at", setting.student, **ATTACK)
+    train_with(method, setting.batches)
+    assert method.get_extra_state().numel() == 0
+    assert method.undivided() == ""
+    assert int(setting.student[1].num_batches_tracked) == len(setting.batches)
 
 
 def test_natural_training_is_cross_entropy(setting):

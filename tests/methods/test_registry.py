@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,6 +34,8 @@ def test_every_preset_builds_with_its_own_options(name):
         assert getattr(options, option) == value
     for by_data in preset.options_by_data.values():
         method.known({**preset.options, **by_data})
+    for by_data in preset.recipe_by_data.values():
+        assert replace(preset, **by_data) != preset
 
 
 def test_official_presets_have_the_published_values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from fastard import losses, methods
 from fastard.api import linearised
@@ -102,7 +103,14 @@ def test_code_and_paper_differ_in_the_point_that_is_compared(setting, options, o
 def test_presets_of_code_and_paper(setting):
     assert methods.preset("saad").options_for().get("difference") is None
     assert methods.preset("saad-paper").options_for()["difference"] == "forward"
-    assert methods.preset("saad").options_for("cifar100")["igdm_weight"] == 10
+    official = methods.preset("saad-official")
+    for data in ("cifar100", "tiny-imagenet"):
+        assert official.options_for(data)["igdm_weight"] == 10
+    assert "igdm_weight" not in official.options_for("cifar10")
+    options = methods.build("saad-official", nn.Identity(), nn.Identity()).options
+    assert (options.faithful, options.noise_device, options.igdm_weight) == (True, None, 1)
+    assert (official.average, official.average_start, official.selection) == ("swa", 95, "last")
+    assert "not confirmed" in methods.preset("saad-paper").source
 
 
 def test_teacher_is_asked_three_times_and_once_backward(setting):

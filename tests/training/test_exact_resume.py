@@ -14,6 +14,7 @@ import pytest
 import torch
 from small_runs import assert_same_weights, quick, without_times
 
+from fastard import methods
 from fastard.methods.registry import METHODS
 from fastard.train import TrainConfig, Trainer, train
 from fastard.training.config_file import to_dict
@@ -135,11 +136,12 @@ def test_a_state_of_another_run_is_refused(tmp_path):
 
 
 # Methods with a state of their own: a helper that is trained along, a perturbation that is
-# replayed, an average of old weights, loss weights that move.
-@pytest.mark.parametrize("method", ["lbgat", "free", "saad", "b-mtard"])
+# replayed, an average of old weights, loss weights that move, a pass that is still due.
+@pytest.mark.parametrize("method", ["lbgat", "free", "saad", "b-mtard", "rice"])
 def test_a_method_s_own_state_is_resumed(whole, tmp_path, method):
     teachers = (str(whole.out / "last.safetensors"),)
-    settings = {"method": method, "teacher": teachers * METHODS[method].least_teachers}
+    kind = METHODS[methods.preset(method).method]
+    settings = {"method": method, "teacher": teachers * kind.least_teachers}
     settings |= {"train_n": 128, "val": 20}
     straight = train(quick(tmp_path / "whole", **settings))
     for step in Trainer(quick(tmp_path / "parts", **settings)).steps():
