@@ -84,9 +84,9 @@ def attack_text(run: dict[str, Any]) -> str:
     info = run["environment"]
     return (
         "Every attack follows a change of the weights; the floor is the network's convolutions and "
-        "matrix products alone, each by the fastest algorithm at hand. Beside a missed ratio stands "
-        "the floor's own: an attack that cost nothing else would reach no more, so that only faster "
-        "convolutions could (`torch.compile` uses the same library's). On a shared machine the "
+        "matrix products alone, each by the fastest algorithm at hand. Beside a missed ratio "
+        "stands the floor's own: an attack that cost nothing else would reach no more, so that only "
+        "faster convolutions could (`torch.compile` uses the same library's). On a shared machine the "
         "loops that move most memory vary most from run to run, the published one first. The bf16 "
         "targets are for "
         f"CPUs with AMX. Source: [`{RESULTS}/cpu_attack.json`]({RESULTS}/cpu_attack.json), `make "
