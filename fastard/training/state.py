@@ -51,7 +51,7 @@ def restore(trainer: Trainer) -> dict[str, Any] | None:
             f"{', '.join(theirs)}."
         )
     with intact(run.state):
-        trainer.epoch, trainer.step = state["epoch"], state["step"]
+        trainer.epoch, trainer.step = trainer.saved = state["epoch"], state["step"]
         trainer.student.load_state_dict(state["student"])
         trainer.method.load_state_dict(state["method"])
         trainer.stepper.load_state_dict(state["optimizer"])
