@@ -52,6 +52,8 @@ class RunFolder:
         self.examples = path / "examples.png"
         self.summary = path / "summary.html"
         self.tensorboard = path / "tensorboard"
+        self.job = path / ".job"
+        self._seen: tuple[int, ...] | None = None
 
     def refuse_existing(self) -> None:
         """Raises FileExistsError when a run was already started here."""
@@ -69,18 +71,56 @@ class RunFolder:
         Raises PermissionError or NotADirectoryError when the folder cannot be made or written, and
             FileExistsError when another run is at work in it.
         """
-        had_config = self.config.exists()
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             require_writable_dir(self.path)
-            with locked(self.path / ".lock"):
+            with locked(self.path / ".lock"), self._kept_if_begun():
                 yield
-        except BaseException as error:
-            kept = had_config or self.state.exists() or self.metrics.exists()
-            if isinstance(error, Exception) and not kept:
-                self.config.unlink(missing_ok=True)
+        except BaseException:
             _remove_empty(made)
             raise
+
+    @contextlib.contextmanager
+    def _kept_if_begun(self) -> Iterator[None]:
+        had_config = self.config.exists()
+        try:
+            yield
+        except Exception:
+            if not (had_config or self.state.exists() or self.metrics.exists()):
+                self.config.unlink(missing_ok=True)
+                self.job.unlink(missing_ok=True)
+            raise
+
+    def claim(self, job: str | None, *, fresh: bool) -> None:
+        """Makes sure, in the opened folder, that it is still as this trainer has found or left it.
+
+        A `fresh` run writes down which job of torchrun it belongs to.
+
+        Raises FileExistsError when another run was at work here meanwhile.
+        """
+        if fresh:
+            self.refuse_existing()
+            self._seen = self._stamp()
+            if job is not None:
+                with self.writing(self.job) as temporary:
+                    temporary.write_text(job, encoding="utf-8")
+        if self._stamp() != self._seen:
+            raise FileExistsError(
+                f"another run has written {self.state} since this one has read it: give --resume "
+                "to go on from there."
+            )
+
+    def began_in(self, job: str | None) -> bool:
+        """Whether the run here was begun by this job of torchrun."""
+        if job is None or not self.config.exists() or not self.job.exists():
+            return False
+        return self.job.read_text(encoding="utf-8") == job
+
+    def _stamp(self) -> tuple[int, ...] | None:
+        if not self.state.exists():
+            return None
+        about = self.state.stat()
+        return about.st_ino, about.st_size, about.st_mtime_ns
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[Path]:
@@ -142,9 +182,11 @@ class RunFolder:
     def write_state(self, state: dict[str, Any]) -> None:
         with self.writing(self.state) as temporary:
             torch.save(state, temporary)
+        self._seen = self._stamp()
 
     def read_state(self) -> dict[str, Any] | None:
         """What `write_state` wrote, on the CPU; None before the first saved state."""
+        self._seen = self._stamp()
         if not self.state.exists():
             return None
         with intact(self.state):
@@ -157,6 +199,9 @@ class Onlooker(RunFolder):
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         yield
+
+    def claim(self, job: str | None, *, fresh: bool) -> None:
+        """Nothing."""
 
     def write_config(self, values: dict[str, Any]) -> None:
         """Nothing."""

@@ -31,7 +31,7 @@ from fastard.training.opening import open_run
 from fastard.training.optim import Stepper
 from fastard.training.outcome import Outcome
 from fastard.training.progress_bar import ProgressBar
-from fastard.training.ranks import Ranks
+from fastard.training.ranks import Ranks, job
 from fastard.training.schedules import learning_rate
 from fastard.training.selection import Selection
 from fastard.training.state import capture, restore, restore_within_epoch
@@ -141,6 +141,7 @@ class Trainer:
         if not config.no_tensorboard and self.ranks.first:
             self.hooks.append(TensorBoard())
         self.order_before = self.order.get_state()
+        self._claimed = False
         self._resumed: dict[str, Any] | None = restore(self) if config.resume else None
 
     def fit(self) -> TrainResult:
@@ -167,6 +168,8 @@ class Trainer:
         Leaving the loop early saves the state, so that the run can be resumed from there.
         """
         with self.run.opened():
+            self.run.claim(job(), fresh=not (self.config.resume or self._claimed))
+            self._claimed = True
             if not self.config.resume or self.config.allow_changes:
                 self.run.write_config(to_dict(self.config))
             self.announce()
