@@ -80,7 +80,8 @@ def require_continuable(
         step: of the unfinished epoch that the state is in; 0 at an epoch's end.
         allowed: whether changes are allowed at all.
     """
-    names = [name for name in now if name not in FREE and now[name] != before[name]]
+    # A state may be older than a setting.
+    names = [name for name in now if name not in FREE and now[name] != before.get(name, now[name])]
     changed = {name: (before[name], now[name]) for name in names}
     _refuse_fixed(changed, f"the run of {state}")
     if changed and not allowed:

@@ -140,7 +140,7 @@ class RunFolder:
             yield
         # torch and safetensors have errors of their own for a disk that is full.
         except (OSError, RuntimeError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
+            reason = _reason(error)
             reason = reason.removeprefix(f"cannot write {path}: ")
             whole = [p.name for p in (self.last, self.best, self.state) if p.exists()]
             left = f"{', '.join(whole)} are whole" if whole else "no checkpoint was saved yet"
@@ -180,8 +180,9 @@ class RunFolder:
             models.save(path, network, **about)
 
     def write_state(self, state: dict[str, Any]) -> None:
-        with self.writing(self.state) as temporary:
-            torch.save(state, temporary)
+        # Through a file of Python's, whose errors say what the system said.
+        with self.writing(self.state) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
         self._seen = self._stamp()
 
     def read_state(self) -> dict[str, Any] | None:
@@ -214,6 +215,16 @@ class Onlooker(RunFolder):
 
     def write_state(self, state: dict[str, Any]) -> None:
         """Nothing."""
+
+
+def _reason(error: BaseException) -> str:
+    """The system's words for what went wrong, where one of the errors behind this has them."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, OSError) and behind.strerror:
+            return behind.strerror
+        behind = behind.__cause__ or behind.__context__
+    return str(error).strip().split("\n")[0]
 
 
 def _remove_empty(folders: list[Path]) -> None:
