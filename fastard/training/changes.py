@@ -65,7 +65,9 @@ def resumed(config: TrainConfig, saved: Resolved) -> Resolved:
             "--allow-changes to go on with the new ones."
         )
     now = {name: new for name, (_, new) in changed.items()}
-    anew = {name: None for name, by in DECIDED_BY.items() if by in changed and name not in changed}
+    anew: dict[str, Any] = {
+        name: None for name, by in DECIDED_BY.items() if by in changed and name not in changed
+    }
     return replace(saved, **free, **now, **anew)
 
 

@@ -9,6 +9,7 @@ from small_runs import assert_same_weights, quick
 
 from fastard import cli
 from fastard.train import TrainConfig, load_config, train
+from fastard.training.changes import resumed
 from fastard.training.defaults import resolve
 
 
@@ -129,3 +130,11 @@ def test_milestones_that_never_come_are_said(tmp_path):
     console = Console(record=True, width=300)
     train(quick(tmp_path / "run", epochs=1, milestones=(1, 74, 90), dry_run=True), console)
     assert "milestones 74, 90 come after the last of 1 epochs" in console.export_text()
+
+
+def test_a_resumed_run_takes_another_schedule_without_its_milestones():
+    saved = resolve(TrainConfig(method="trades", data="cifar10", average="ema", ema_decay=0.5))
+    assert saved.schedule == "multistep" and saved.milestones
+    asked = TrainConfig(resume=True, allow_changes=True, schedule="cosine", average="swa")
+    config = resolve(resumed(asked, saved))
+    assert (config.schedule, config.milestones, config.ema_decay) == ("cosine", (), 0.999)
