@@ -88,12 +88,14 @@ def export(config: ExportConfig, console: Console = QUIET) -> Path:
         worst = 0.0
         for batch in BATCHES:
             x = torch.rand(batch, *shape, generator=generator)
-            worst = max(worst, _distance(run(x), model, x))
-        if not worst <= TOLERANCE:
-            raise ValueError(
-                f"the logits of {out} must agree with the checkpoint's to {TOLERANCE:g} of the "
-                f"largest, but differ by {worst:.2g}; nothing was written."
-            )
+            distance = _distance(run(x), model, x)
+            # So written, NaN is refused too; `max` would lose it.
+            if not distance <= TOLERANCE:
+                raise ValueError(
+                    f"the logits of {out} must agree with the checkpoint's to {TOLERANCE:g} of the "
+                    f"largest, but differ by {distance:.2g}; nothing was written."
+                )
+            worst = max(worst, distance)
     console.print(
         f"written to {out}: {config.format}, images {list(shape)} in [0, 1]; logits of batches of "
         f"{', '.join(map(str, sorted(BATCHES)))} differ by {worst:.1e} of the largest at most "

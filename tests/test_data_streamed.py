@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +136,19 @@ def test_batches_reach_a_gpu_through_pinned_memory(streamed: data.Streamed) -> N
     (loader,) = on_gpu._loaders.values()
     assert loader._loader.pin_memory
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_workers_end_at_a_signal_of_their_parent_alone(streamed: data.Streamed) -> None:
+    many = data.Streamed(streamed.files, streamed.y, streamed.decoder, streamed.augment, 2)
+    expected = run(many)
+    (loader,) = many._loaders.values()
+    workers = loader._loader._iterator._workers
+    # Another process signals, as it does when a whole group of them is asked to end.
+    kill = "import os, signal, sys; [os.kill(int(n), signal.SIGTERM) for n in sys.argv[1:]]"
+    subprocess.run([sys.executable, "-c", kill, *(str(w.pid) for w in workers)], check=True)
+    assert_same(run(many), expected)
+    assert all(worker.is_alive() for worker in workers)
+    for worker in workers:
+        worker.terminate()
+        worker.join(20)
+        assert worker.exitcode == 0

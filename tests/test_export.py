@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+from math import nan
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,13 @@ def test_the_command(checkpoint: Path, capsys) -> None:
     assert cli.main(["export", *arguments]) == 0
     assert out.exists()
     assert "written to" in capsys.readouterr().out
+
+
+def test_logits_that_are_no_numbers_are_refused(checkpoint: Path, monkeypatch) -> None:
+    form = FORMATS["torchscript"]
+    spoilt = dataclasses.replace(form, read=lambda path: lambda x: torch.full((len(x), 10), nan))
+    monkeypatch.setitem(FORMATS, "torchscript", spoilt)
+    out = checkpoint.with_name("student.pt")
+    with pytest.raises(ValueError, match="must agree .* but differ by nan; nothing was written"):
+        export(ExportConfig(checkpoint=checkpoint, format="torchscript", out=out))
+    assert not out.exists()

@@ -377,7 +377,7 @@ def test_values_come_from_the_user_then_the_recipe_then_the_data():
     config = resolve(TrainConfig(method="trades-official", data="cifar10"))
     assert (config.eps, config.alpha, config.weight_decay) == (0.031, 0.007, 2e-4)
     assert (config.student, config.epochs, config.milestones) == ("wrn-34-10", 76, (74, 89, 99))
-    config = resolve(TrainConfig(method="rslad", data="cifar100", teacher_model="wrn-34-10"))
+    config = resolve(TrainConfig(method="rslad", data="cifar100"))
     assert (config.eps, config.alpha, config.options) == (8 / 255, 2 / 255, {"scale": 10.0})
     assert (config.student, config.val, config.selection) == ("resnet18", 1000, "held-out")
     config = resolve(TrainConfig(method="rslad", data="cifar10", epochs=30, eps=4 / 255))

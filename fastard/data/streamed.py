@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -202,6 +206,7 @@ class _Loader:
             collate_fn=_as_it_is,
             pin_memory=pinned,
             persistent_workers=workers > 0,
+            worker_init_fn=_obey_the_parent_alone,
             # Its own generator: the loader would draw a seed from the global one.
             generator=torch.Generator(),
         )
@@ -216,6 +221,23 @@ class _Loader:
             yield found
             if self._passes != this_pass:
                 raise RuntimeError("another pass over these images has begun, which ended this one")
+
+
+def _obey_the_parent_alone(worker: int) -> None:
+    """Leaves SIGTERM to the process that has started this one, which may have steps to finish.
+
+    What a whole group of processes is sent reaches workers too; what the parent sends, ends them.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_on_the_parent_s_signal, daemon=True).start()
+
+
+def _end_on_the_parent_s_signal() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker was started by another process"
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+        continue
+    os._exit(0)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from fastard import losses
 from fastard.api import pgd
@@ -71,6 +73,12 @@ class AKD(LabelAttack):
     )
     least_teachers = 1
     most_teachers = None
+
+    def __init__(
+        self, student: nn.Module, teachers: nn.Module | Sequence[nn.Module] = (), **options: Any
+    ):
+        super().__init__(student, teachers, **options)
+        self.teacher_sees_clean = self.options.teacher_input == "clean"
 
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         options = self.options

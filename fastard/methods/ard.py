@@ -90,6 +90,7 @@ class ARD(LabelAttack):
         ),
     )
     least_teachers = most_teachers = 1
+    teacher_sees_clean = True
 
     def outer(
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor

@@ -57,7 +57,7 @@ class Method(nn.Module, ABC):
     selects_on: ClassVar[str] = "robust"
     """The validation accuracy by which a run's best epoch is chosen: "robust", "clean" or
     "weighted", their mean."""
-    teacher_sees_clean: ClassVar[bool] = False
+    teacher_sees_clean: bool = False
     """Whether the teachers, fixed ones, are asked for the clean images alone: their logits may then
     be cached."""
     student: nn.Module

@@ -48,6 +48,7 @@ class KD(Method):
         ),
     )
     least_teachers = most_teachers = 1
+    teacher_sees_clean = True
     selects_on = "clean"
 
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
@@ -15,6 +16,9 @@ from fastard.training.config import Resolved, TrainConfig
 
 # What says how a run is started, not what it is.
 _NOT_KEPT = ("config", "resume", "allow_changes", "dry_run")
+# Of another one of the second, the first has to be given anew.
+DECIDED_BY = {"milestones": "schedule", "ema_decay": "average"}
+_EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
@@ -40,6 +44,14 @@ def from_dict(values: Mapping[str, Any]) -> Resolved:
 def load_config(path: str | Path) -> TrainConfig:
     """Reads the settings in a YAML file; those that it does not hold are left out.
 
+    Raises as `named_in`.
+    """
+    return TrainConfig(**named_in(path))
+
+
+def named_in(path: str | Path) -> dict[str, Any]:
+    """The settings that a YAML file names, whatever they are.
+
     Raises FileNotFoundError when there is no such file, and ValueError for one that is no YAML, an
     unknown setting or a value of the wrong kind.
     """
@@ -55,7 +67,7 @@ def load_config(path: str | Path) -> TrainConfig:
         raise ValueError(
             f"config {path} must hold settings by name, but holds a {type(values).__name__}."
         )
-    return TrainConfig(**plain(values, source=f" in {path}"))
+    return plain(values, source=f" in {path}")
 
 
 def with_file(config: TrainConfig) -> TrainConfig:
@@ -69,6 +81,9 @@ def with_file(config: TrainConfig) -> TrainConfig:
         for item in fields(TrainConfig)
         if getattr(config, item.name) != getattr(default, item.name)
     }
+    for name, decider in DECIDED_BY.items():
+        if decider in given and name not in given:
+            given[name] = None
     given["options"] = {**base.options, **config.options}
     return replace(base, **given)
 
@@ -111,6 +126,9 @@ def _as(value: Any, hint: Any) -> Any:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, str) and _EXPONENT.fullmatch(value):
+        # YAML 1.1 takes 1e-3, without a point, for a text.
         return float(value)
     if origin is None and type(value) is hint:
         return value

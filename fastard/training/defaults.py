@@ -13,7 +13,7 @@ from fastard.methods.recipes import Preset
 from fastard.methods.registry import METHODS
 from fastard.training.config import Resolved, TrainConfig
 from fastard.training.config_file import with_file
-from fastard.training.limits import require_valid
+from fastard.training.limits import EMA_DECAY, require_valid
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ _OTHERWISE = {
     "lr_gamma": 0.1,
     "sgd": "auto",
     "average": "none",
-    "ema_decay": 0.999,
+    "ema_decay": EMA_DECAY,
     "awp_gamma": 0.0,
     "awp_warmup": 0,
 }
@@ -77,6 +77,8 @@ def resolve(config: TrainConfig) -> Resolved:
             values[name] = recipe.get(name, value)
     if values["peak"] is None and values["schedule"] == preset.schedule:
         values["peak"] = preset.peak
+    if config.ema_decay is None and values["average"] != "ema":
+        values["ema_decay"] = EMA_DECAY
     values |= _attack(config, preset, data.eps)
     # The published formula divides by the batch size of its loader.
     if "nominal_batch" in values["options"] and "nominal_batch" not in config.options:

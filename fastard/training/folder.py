@@ -52,6 +52,8 @@ class RunFolder:
         self.examples = path / "examples.png"
         self.summary = path / "summary.html"
         self.tensorboard = path / "tensorboard"
+        self.job = path / ".job"
+        self._seen: tuple[int, ...] | None = None
 
     def refuse_existing(self) -> None:
         """Raises FileExistsError when a run was already started here."""
@@ -69,18 +71,56 @@ class RunFolder:
         Raises PermissionError or NotADirectoryError when the folder cannot be made or written, and
             FileExistsError when another run is at work in it.
         """
-        had_config = self.config.exists()
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             require_writable_dir(self.path)
-            with locked(self.path / ".lock"):
+            with locked(self.path / ".lock"), self._kept_if_begun():
                 yield
-        except BaseException as error:
-            kept = had_config or self.state.exists() or self.metrics.exists()
-            if isinstance(error, Exception) and not kept:
-                self.config.unlink(missing_ok=True)
+        except BaseException:
             _remove_empty(made)
             raise
+
+    @contextlib.contextmanager
+    def _kept_if_begun(self) -> Iterator[None]:
+        had_config = self.config.exists()
+        try:
+            yield
+        except Exception:
+            if not (had_config or self.state.exists() or self.metrics.exists()):
+                self.config.unlink(missing_ok=True)
+                self.job.unlink(missing_ok=True)
+            raise
+
+    def claim(self, job: str | None, *, fresh: bool) -> None:
+        """Makes sure, in the opened folder, that it is still as this trainer has found or left it.
+
+        A `fresh` run writes down which job of torchrun it belongs to.
+
+        Raises FileExistsError when another run was at work here meanwhile.
+        """
+        if fresh:
+            self.refuse_existing()
+            self._seen = self._stamp()
+            if job is not None:
+                with self.writing(self.job) as temporary:
+                    temporary.write_text(job, encoding="utf-8")
+        if self._stamp() != self._seen:
+            raise FileExistsError(
+                f"another run has written {self.state} since this one has read it: give --resume "
+                "to go on from there."
+            )
+
+    def began_in(self, job: str | None) -> bool:
+        """Whether the run here was begun by this job of torchrun."""
+        if job is None or not self.config.exists() or not self.job.exists():
+            return False
+        return self.job.read_text(encoding="utf-8") == job
+
+    def _stamp(self) -> tuple[int, ...] | None:
+        if not self.state.exists():
+            return None
+        about = self.state.stat()
+        return about.st_ino, about.st_size, about.st_mtime_ns
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[Path]:
@@ -100,7 +140,7 @@ class RunFolder:
             yield
         # torch and safetensors have errors of their own for a disk that is full.
         except (OSError, RuntimeError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
+            reason = _reason(error)
             reason = reason.removeprefix(f"cannot write {path}: ")
             whole = [p.name for p in (self.last, self.best, self.state) if p.exists()]
             left = f"{', '.join(whole)} are whole" if whole else "no checkpoint was saved yet"
@@ -140,11 +180,14 @@ class RunFolder:
             models.save(path, network, **about)
 
     def write_state(self, state: dict[str, Any]) -> None:
-        with self.writing(self.state) as temporary:
-            torch.save(state, temporary)
+        # Through a file of Python's, whose errors say what the system said.
+        with self.writing(self.state) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
+        self._seen = self._stamp()
 
     def read_state(self) -> dict[str, Any] | None:
         """What `write_state` wrote, on the CPU; None before the first saved state."""
+        self._seen = self._stamp()
         if not self.state.exists():
             return None
         with intact(self.state):
@@ -158,6 +201,9 @@ class Onlooker(RunFolder):
     def opened(self) -> Iterator[None]:
         yield
 
+    def claim(self, job: str | None, *, fresh: bool) -> None:
+        """Nothing."""
+
     def write_config(self, values: dict[str, Any]) -> None:
         """Nothing."""
 
@@ -169,6 +215,16 @@ class Onlooker(RunFolder):
 
     def write_state(self, state: dict[str, Any]) -> None:
         """Nothing."""
+
+
+def _reason(error: BaseException) -> str:
+    """The system's words for what went wrong, where one of the errors behind this has them."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, OSError) and behind.strerror:
+            return behind.strerror
+        behind = behind.__cause__ or behind.__context__
+    return str(error).strip().split("\n")[0]
 
 
 def _remove_empty(folders: list[Path]) -> None:

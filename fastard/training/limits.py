@@ -10,6 +10,8 @@ from fastard.methods.recipes import SELECTIONS
 from fastard.training.config import Average, Resolved, Sgd
 from fastard.training.schedules import SCHEDULES
 
+# What holds where neither user nor recipe say anything.
+EMA_DECAY = 0.999
 _COUNTS = (
     *("epochs", "batch_size", "steps", "val_steps", "eval_every", "threads", "train_n"),
     *("average_start", "patience", "save_every_steps"),
@@ -21,7 +23,10 @@ _SIZES = (
 
 
 def require_valid(config: Resolved) -> None:
-    """Raises ValueError naming the first setting that cannot be."""
+    """Raises ValueError naming the first setting that cannot be, or would change nothing.
+
+    Raises FileNotFoundError for a cache's folder that is not there.
+    """
     for name in _COUNTS:
         value = getattr(config, name)
         if value is not None and value < 1:
@@ -36,6 +41,7 @@ def require_valid(config: Resolved) -> None:
         )
     _require_words(config)
     _require_shares(config)
+    _require_effect(config)
     parse_norm(config.norm)
     if (config.selection == "held-out") != (config.val > 0):
         raise ValueError(
@@ -83,3 +89,34 @@ def _require_shares(config: Resolved) -> None:
         raise ValueError(f"ema_decay must be at least 0 and below 1, but is {config.ema_decay}.")
     if config.clip_grad is not None and not 0 < config.clip_grad < math.inf:
         raise ValueError(f"clip_grad must be above 0 and finite, but is {config.clip_grad}.")
+
+
+def _require_effect(config: Resolved) -> None:
+    """Raises ValueError for a setting that would change nothing without another one."""
+    needs = (
+        ("teacher_cache", "teacher", config.teacher_cache is not None, config.teacher),
+        (
+            "teacher_cache_folder",
+            "teacher_cache",
+            config.teacher_cache_folder is not None,
+            config.teacher_cache is not None,
+        ),
+        ("teacher_model", "teacher", config.teacher_model, config.teacher),
+        ("original_share", "extra", config.original_share is not None, config.extra is not None),
+        ("milestones", "schedule multistep", config.milestones, config.schedule == "multistep"),
+        ("ema_decay", "average ema", config.ema_decay != EMA_DECAY, config.average == "ema"),
+    )
+    for name, other, given, there in needs:
+        if given and not there:
+            raise ValueError(f"{name} needs {other}, but is {getattr(config, name)} without it.")
+    if config.milestones and min(config.milestones) > config.epochs:
+        raise ValueError(
+            f"milestones must lie within the {config.epochs} epochs, but are "
+            f"{', '.join(map(str, config.milestones))}: the learning rate would never fall."
+        )
+    folder = config.teacher_cache_folder
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(
+            f"teacher_cache_folder (--teacher-cache-folder) must be a folder, but there is none at "
+            f"{folder}."
+        )

@@ -25,12 +25,13 @@ from fastard.training.averaging import WeightAverage
 from fastard.training.batch_step import BatchStep
 from fastard.training.config import Resolved, TrainConfig
 from fastard.training.config_file import to_dict
+from fastard.training.finite import require_finite_loss, require_finite_weights
 from fastard.training.hooks import Hook, Step
 from fastard.training.opening import open_run
 from fastard.training.optim import Stepper
 from fastard.training.outcome import Outcome
 from fastard.training.progress_bar import ProgressBar
-from fastard.training.ranks import Ranks
+from fastard.training.ranks import Ranks, job
 from fastard.training.schedules import learning_rate
 from fastard.training.selection import Selection
 from fastard.training.state import capture, restore, restore_within_epoch
@@ -132,12 +133,15 @@ class Trainer:
         self.steps_per_epoch = self.splits.train.num_batches(config.batch_size)
         self.epoch = self.step = 0
         """Finished epochs, and finished steps of the epoch after them."""
+        self.saved: tuple[int, int] | None = None
+        """Where the saved state is, as `epoch` and `step` were."""
         self.tally = Tally(self.device)
         self.seconds = dict.fromkeys(("all", *SHARES), 0.0)
         self.hooks: list[Hook] = [*hooks, ProgressBar(console)]
         if not config.no_tensorboard and self.ranks.first:
             self.hooks.append(TensorBoard())
         self.order_before = self.order.get_state()
+        self._claimed = False
         self._resumed: dict[str, Any] | None = restore(self) if config.resume else None
 
     def fit(self) -> TrainResult:
@@ -164,6 +168,8 @@ class Trainer:
         Leaving the loop early saves the state, so that the run can be resumed from there.
         """
         with self.run.opened():
+            self.run.claim(job(), fresh=not (self.config.resume or self._claimed))
+            self._claimed = True
             if not self.config.resume or self.config.allow_changes:
                 self.run.write_config(to_dict(self.config))
             self.announce()
@@ -187,12 +193,18 @@ class Trainer:
     def save_state(self) -> None:
         """Saves everything that a resumed run needs to go on from this step, to the bit.
 
-        Raises FloatingPointError when a loss was not finite: such a state is not worth keeping.
+        Raises FloatingPointError when a loss or a weight is not finite: such a state is not worth
+            keeping.
         """
         self.require_finite()
+        require_finite_weights(self)
         self._read_clock()
-        self.run.write_state(capture(self))
+        self._write_state()
         self._saved_at = time.monotonic()
+
+    def _write_state(self) -> None:
+        self.run.write_state(capture(self))
+        self.saved = self.epoch, self.step
 
     def means(self) -> dict[str, float]:
         """The epoch's means so far, its images per second and its shares; waits for the device."""
@@ -205,12 +217,7 @@ class Trainer:
 
     def require_finite(self) -> None:
         """Raises FloatingPointError naming the first step of this epoch without a finite loss."""
-        if bad_step := int(self.tally.bad_step):
-            kept = f"{self.run.last} holds epoch {self.epoch}" if self.epoch else "none was saved"
-            raise FloatingPointError(
-                f"the loss is not finite at step {bad_step} of epoch {self.epoch + 1}; training "
-                f"stopped, of the checkpoints {kept}."
-            )
+        require_finite_loss(self)
 
     def _network(self) -> nn.Module:
         if self.average is None:
@@ -320,6 +327,7 @@ class Trainer:
 
     def _finish(self, epoch: int, lr: float) -> dict[str, Any]:
         means = self.means()
+        require_finite_weights(self)
         metrics: dict[str, Any] = {
             "epoch": epoch,
             "lr": lr,
@@ -330,12 +338,15 @@ class Trainer:
         if self.average is not None:
             self.average.after_epoch(epoch)
         network = self.validated = self._network()
+        if self.average is not None:
+            # The statistics of its normalisations are new.
+            require_finite_weights(self)
         metrics |= self.selection.validate(network, epoch)
         self.epoch, self.step = epoch, 0
         self.order_before = self.order.get_state()
         line = self.outcome.finish_epoch(metrics, network)
         # Last, so that a state never claims an epoch whose other files are missing.
-        self.run.write_state(capture(self))
+        self._write_state()
         self.console.print(line, highlight=False, soft_wrap=True)
         self._tell("on_epoch_end", metrics)
         return metrics

@@ -9,13 +9,13 @@ from fastard.training.config import Resolved, TrainConfig
 from fastard.training.config_file import from_dict
 from fastard.training.defaults import resolve
 from fastard.training.folder import Onlooker, RunFolder, intact
-from fastard.training.ranks import Ranks, restarts
+from fastard.training.ranks import Ranks, job, restarts
 
 
 def open_run(config: TrainConfig, ranks: Ranks) -> tuple[Resolved, RunFolder]:
     """The resolved settings and the folder of a run; writes nothing.
 
-    Processes that torchrun has started anew resume the run that the ones before them began.
+    Processes that torchrun has started anew resume the run that its first ones began, and no other.
 
     Raises FileExistsError for a new run where there is one already, FileNotFoundError where there
         is none to resume, and ValueError for settings that cannot be.
@@ -24,7 +24,10 @@ def open_run(config: TrainConfig, ranks: Ranks) -> tuple[Resolved, RunFolder]:
     if not config.resume:
         resolved = resolve(config)
         run = folder(resolved.out)
-        if not (restarts() and run.config.exists()):
+        with ranks.surviving(run.state):
+            # Only the first process's machine need have written the folder.
+            continues = ranks.any(ranks.first and restarts() > 0 and run.began_in(job()))
+        if not continues:
             run.refuse_existing()
             return _here(resolved, ranks), run
         config = replace(config, resume=True, out=resolved.out)

@@ -117,6 +117,12 @@ class Outcome:
             f"to {config.epochs}, eps {config.eps:.5g} {config.norm}, alpha {config.alpha:.5g}, "
             f"{config.steps} steps; best.safetensors: {SELECTIONS[config.selection]}"
         )
+        never = [str(epoch) for epoch in config.milestones if epoch > config.epochs]
+        if never:
+            yield (
+                f"milestones {', '.join(never)} come after the last of {config.epochs} epochs: the "
+                "learning rate does not fall there"
+            )
         if precision is not None and precision.name != config.precision:
             yield f"precision {config.precision} runs as {precision.name}: {precision.reason}"
 

@@ -31,6 +31,13 @@ def restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
+def job() -> str | None:
+    """What names this job of torchrun in all its starts; None outside of one."""
+    # The id is "none" unless one is given; the agent's folder of logs has a name of its own.
+    folder, found, _ = os.environ.get("TORCHELASTIC_ERROR_FILE", "").partition("/attempt_")
+    return f"{os.environ.get('TORCHELASTIC_RUN_ID', '')} {folder}" if found else None
+
+
 class Ranks:
     """This process's rank among `world` equal ones; alone, every call gives back what it gets.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastard.training import random_state
+from fastard.training.changes import require_continuable
+from fastard.training.config_file import to_dict
 from fastard.training.folder import intact
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ OWNER = ("method", "data", "student")
 def capture(trainer: Trainer) -> dict[str, Any]:
     """Everything that decides how the run goes on from here."""
     return {
-        "run": {name: getattr(trainer.config, name) for name in OWNER},
+        "settings": to_dict(trainer.config),
         "epoch": trainer.epoch,
         "step": trainer.step,
         "best_epoch": trainer.outcome.best_row.get("epoch"),
@@ -35,14 +37,15 @@ def capture(trainer: Trainer) -> dict[str, Any]:
 def restore(trainer: Trainer) -> dict[str, Any] | None:
     """Puts a new trainer where its run's saved state was; returns that, or None without one.
 
-    Raises ValueError for a damaged file and for a state of another method, data set or student.
+    Raises ValueError for a damaged file, for a state of another method, data set or student, and
+        for settings that it cannot go on with.
     """
     run = trainer.run
     state = run.read_state()
     if state is None:
         return None
     with intact(run.state):
-        owner = state["run"]
+        owner, step = state["settings"], int(state["step"])
         theirs = [f"{k} {owner[k]}" for k in OWNER if owner[k] != getattr(trainer.config, k)]
     if theirs:
         mine = ", ".join(f"{k} {getattr(trainer.config, k)}" for k in OWNER)
@@ -50,8 +53,10 @@ def restore(trainer: Trainer) -> dict[str, Any] | None:
             f"{run.state} must be a state of this run ({mine}), but is one of another: "
             f"{', '.join(theirs)}."
         )
+    allowed = trainer.config.allow_changes
+    require_continuable(run.state, owner, to_dict(trainer.config), step, allowed=allowed)
     with intact(run.state):
-        trainer.epoch, trainer.step = state["epoch"], state["step"]
+        trainer.epoch, trainer.step = trainer.saved = state["epoch"], state["step"]
         trainer.student.load_state_dict(state["student"])
         trainer.method.load_state_dict(state["method"])
         trainer.stepper.load_state_dict(state["optimizer"])

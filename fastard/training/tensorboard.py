@@ -30,25 +30,26 @@ class TensorBoard(Hook):
         self._steps.append((position, step.lr, step.logs["loss"]))
 
     def on_epoch_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        writer = self._opened(trainer)
-        self._write_steps(writer)
-        epoch = metrics["epoch"]
-        for name, value in metrics.items():
-            if isinstance(value, float):
-                writer.add_scalar(f"epoch/{name}", value, epoch)
         assert trainer.validated is not None, "an epoch has just ended"
         grid = example_grid(trainer.validated, trainer.splits, trainer.config)
-        writer.add_image("clean, adversarial, difference", grid, epoch)
+        epoch = metrics["epoch"]
         with trainer.run.kept(trainer.run.tensorboard):
+            writer = self._opened(trainer)
+            self._write_steps(writer)
+            for name, value in metrics.items():
+                if isinstance(value, float):
+                    writer.add_scalar(f"epoch/{name}", value, epoch)
+            writer.add_image("clean, adversarial, difference", grid, epoch)
             writer.flush()
 
     def on_train_end(self, trainer: Trainer) -> None:
         if self._writer is None and not trainer.run.state.exists():
             # Nothing of this run stays.
             return
-        writer = self._opened(trainer)
-        self._write_steps(writer)
-        writer.close()
+        with trainer.run.kept(trainer.run.tensorboard):
+            writer = self._opened(trainer)
+            self._write_steps(writer)
+            writer.close()
 
     def _opened(self, trainer: Trainer) -> SummaryWriter:
         if self._writer is None:

@@ -162,6 +162,26 @@ def test_a_method_whose_teacher_sees_attacked_images_refuses() -> None:
         Attacked(network(0), network(1)).cache = LogitCache(IMAGES)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"), [("kd", {}), ("ard", {"steps": 1}), ("akd", {"steps": 1})]
+)
+def test_methods_that_ask_for_clean_images_alone_take_a_cache(name: str, options: dict) -> None:
+    if name == "akd":
+        with pytest.raises(ValueError, match="its teacher sees images that never come again"):
+            methods.build(name, network(0), network(1)).cache = LogitCache(IMAGES)
+        options = {**options, "teacher_input": "clean", "attack_labels": "mixed"}
+    x = torch.rand(2, 1, 8, 8, dtype=torch.float64)
+    y = torch.tensor([0, 1])
+    losses, cache = [], LogitCache(IMAGES)
+    for kept in (None, cache, cache):
+        method = methods.build(name, network(0), network(1), **options)
+        method.cache = kept
+        torch.manual_seed(0)
+        losses.append(method(x, y, index=y, view=y)[0].item())
+    assert len(set(losses)) == 1
+    assert cache.misses == 2 and cache.hits >= 2
+
+
 def test_refusals() -> None:
     x, y = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
     student = network(0).float()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from rich.console import Console
 from small_runs import assert_same_weights, quick
 
 from fastard import cli
 from fastard.train import TrainConfig, load_config, train
+from fastard.training.changes import resumed
 from fastard.training.defaults import resolve
 
 
@@ -77,3 +79,62 @@ def test_every_setting_can_be_written_and_read(tmp_path):
     from fastard.training.config_file import from_dict, to_dict
 
     assert from_dict(yaml.safe_load(yaml.safe_dump(to_dict(config)))) == config
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("lr: 1e-3\nmean: [5E-1]\noptions: {scale: 2e0, words: e-3}\n")
+    config = load_config(file)
+    assert (config.lr, config.mean) == (1e-3, (0.5,))
+    assert config.options == {"scale": 2.0, "words": "e-3"}
+    file.write_text("epochs: 1e3\n")
+    with pytest.raises(ValueError, match="epochs in .* must be a whole number .*but is '1e3'"):
+        load_config(file)
+
+
+def test_another_schedule_leaves_the_milestones_of_the_file(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text(
+        "method: trades\nschedule: multistep\nmilestones: [74, 90]\naverage: ema\nema_decay: 0.5\n"
+    )
+    assert resolve(TrainConfig(config=file, epochs=80)).milestones == (74, 90)
+    other = resolve(TrainConfig(config=file, schedule="cosine", average="none", epochs=20))
+    assert (other.milestones, other.ema_decay) == ((), 0.999)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"teacher_cache": 1.0}, "teacher_cache needs teacher, but is 1.0 without it"),
+        ({"teacher_cache_folder": "."}, "teacher_cache_folder needs teacher_cache, but is"),
+        ({"schedule": "cosine", "milestones": (3,)}, "milestones needs schedule multistep"),
+        ({"ema_decay": 0.9}, "ema_decay needs average ema, but is 0.9 without it"),
+        ({"teacher_model": ("resnet18",)}, "teacher_model needs teacher, but is"),
+        ({"original_share": 0.5}, "original_share needs extra, but is 0.5 without it"),
+        ({"epochs": 20, "milestones": (74, 90)}, "milestones must lie within the 20 epochs"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        resolve(TrainConfig(method="trades", **settings))
+
+
+def test_a_missing_folder_of_a_cache_is_named_at_once(tmp_path):
+    settings = {"teacher": "a.pt", "teacher_cache": 1.0}
+    with pytest.raises(FileNotFoundError, match=r"teacher_cache_folder .* there is none at .*none"):
+        resolve(TrainConfig(method="rslad", teacher_cache_folder=tmp_path / "none", **settings))
+    resolve(TrainConfig(method="rslad", teacher_cache_folder=tmp_path, **settings))
+
+
+def test_milestones_that_never_come_are_said(tmp_path):
+    console = Console(record=True, width=300)
+    train(quick(tmp_path / "run", epochs=1, milestones=(1, 74, 90), dry_run=True), console)
+    assert "milestones 74, 90 come after the last of 1 epochs" in console.export_text()
+
+
+def test_a_resumed_run_takes_another_schedule_without_its_milestones():
+    saved = resolve(TrainConfig(method="trades", data="cifar10", average="ema", ema_decay=0.5))
+    assert saved.schedule == "multistep" and saved.milestones
+    asked = TrainConfig(resume=True, allow_changes=True, schedule="cosine", average="swa")
+    config = resolve(resumed(asked, saved))
+    assert (config.schedule, config.milestones, config.ema_decay) == ("cosine", (), 0.999)

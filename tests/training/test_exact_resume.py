@@ -127,6 +127,42 @@ def test_a_changed_resumption_lists_every_difference(tmp_path):
             resume(first.out, allow_changes=True, **changes)
 
 
+def test_a_changed_file_is_a_changed_setting(tmp_path):
+    first = train(quick(tmp_path / "run", epochs=1, clip_grad=1.0, channels_last=True))
+    # Both are what a new run would have.
+    file = tmp_path / "other.yaml"
+    file.write_text("clip_grad: null\nchannels_last: false\n")
+    with pytest.raises(ValueError, match="channels_last was True, now False") as raised:
+        resume(first.out, config=file)
+    assert "clip_grad was 1.0, now None" in str(raised.value)
+    # The run's own file is no other place to change it unseen.
+    own = first.out / "config.yaml"
+    own.write_text(own.read_text().replace("momentum: 0.9", "momentum: 0.5"))
+    with pytest.raises(ValueError, match=r"than config.yaml names: momentum was 0.9, now 0.5"):
+        resume(first.out)
+    allowed = TrainConfig(out=first.out, resume=True, allow_changes=True)
+    assert Trainer(allowed).config.momentum == 0.5
+
+
+def test_what_a_state_depends_on_cannot_be_changed(tmp_path):
+    out = tmp_path / "run"
+    for step in Trainer(quick(out)).steps():
+        if (step.epoch, step.step) == (1, 2):
+            break
+    allowed = {"out": out, "resume": True, "allow_changes": True, "no_tensorboard": True}
+    with pytest.raises(ValueError, match="no_decay_norm_bias must stay the same in the resumed"):
+        Trainer(TrainConfig(**allowed, no_decay_norm_bias=True))
+    with pytest.raises(ValueError, match="the number of teachers must stay the same"):
+        Trainer(TrainConfig(**allowed, teacher=("a.pt",)))
+    for name, value in {"batch_size": 128, "train_n": 128, "val": 50}.items():
+        said = f"{name} may change at an epoch's end only, but .*state.pt is at step 2 of an epoch"
+        with pytest.raises(ValueError, match=said):
+            Trainer(TrainConfig(**allowed, **{name: value}))
+    assert [r["epoch"] for r in resume(out).metrics] == [1, 2]
+    again = Trainer(TrainConfig(**allowed, batch_size=128, train_n=128, epochs=3))
+    assert [step.samples for step in again.steps()] == [128]
+
+
 def test_a_state_of_another_run_is_refused(tmp_path):
     for method in ("trades", "natural"):
         train(quick(tmp_path / method, method=method, epochs=1))

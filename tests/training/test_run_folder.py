@@ -16,7 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from small_runs import quick
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
+from fastard import models
 from fastard.train import Hook, TrainConfig, Trainer, train
 from fastard.training.figures import describe, overfitting
 from fastard.training.folder import RunFolder
@@ -84,6 +86,46 @@ def test_two_runs_at_work_in_one_folder_are_refused(tmp_path):
         train(TrainConfig(out=tmp_path / "run", resume=True))
     steps.close()
     assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_one_trainer_after_another_in_one_folder_is_refused(tmp_path):
+    out = tmp_path / "run"
+    first, second = Trainer(quick(out, epochs=1)), Trainer(quick(out, epochs=1))
+    first.fit()
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        second.fit()
+    changes = {"out": out, "resume": True, "allow_changes": True, "epochs": 2}
+    changes["no_tensorboard"] = True
+    first, second = (Trainer(TrainConfig(**changes)) for _ in range(2))
+    first.fit()
+    before = (out / "state.pt").read_bytes()
+    with pytest.raises(FileExistsError, match="another run has written .*state.pt since"):
+        second.fit()
+    assert (out / "state.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("write", ["write_state", "write_weights"])
+def test_a_checkpoint_that_finds_no_room_says_so(tmp_path, limits, monkeypatch, write):
+    folder = RunFolder(tmp_path)
+    network = models.build("small_cnn", image_size=8)
+    no_room(monkeypatch)()
+    with pytest.raises(OSError, match=rf"cannot write {tmp_path}/.*: .*File too large.*; training"):
+        if write == "write_state":
+            folder.write_state({"weights": torch.zeros(10000)})
+        else:
+            folder.write_weights(folder.last, network, name="small_cnn", image_size=8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_on_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    def full(self, *args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", full)
+    said = "cannot write .*tensorboard: No space left on device; training stopped, last"
+    with pytest.raises(OSError, match=said) as raised:
+        train(quick(tmp_path / "run", epochs=1, no_tensorboard=False))
+    assert "\n" not in str(raised.value)
 
 
 def test_a_lock_left_behind_by_a_killed_process_holds_nobody(tmp_path):
