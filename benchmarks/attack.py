@@ -27,6 +27,7 @@ from benchmarks.attack_record import Record
 from benchmarks.attack_summary import summary
 from fastard import models
 from fastard.engine import Program
+from fastard.engine.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,39 @@ def measure(name: str, case: Case, costs: bool = True) -> dict[str, Any]:
         "trials": rivals.trials,
     }  # fmt: skip
     if costs:
-        found["costs"] = {
-            "refresh": {precision: attack_refresh.share(plan, loops[f"fastard {precision}"])
-                        for precision, plan in plans.items()},
-            "set_up_seconds": attack_process.set_up(name, case.batch),
-            "memory_share": attack_process.memory_share(name, case.memory_batch),
-            "memory_batch": case.memory_batch,
-        }  # fmt: skip
+        found["costs"] = beside_the_passes(name, case, plans, loops)
+    return found | {"lines": summary(found)}
+
+
+def beside_the_passes(
+    name: str, case: Case, plans: dict[str, Plan], loops: dict[str, Callable[[], Any]]
+) -> dict[str, Any]:
+    """What an attack costs beside its passes."""
+    return {
+        "refresh": {precision: attack_refresh.share(plan, loops[f"fastard {precision}"])
+                    for precision, plan in plans.items()},
+        "set_up_seconds": attack_process.set_up(name, case.batch),
+        "memory_share": attack_process.memory_share(name, case.memory_batch),
+        "memory_batch": case.memory_batch,
+    }  # fmt: skip
+
+
+def costs_again(found: dict[str, Any], case: Case) -> dict[str, Any]:
+    """A recorded network with its costs measured anew, its seconds as they are."""
+    name = found["model"]
+    net = network(name)
+    x, logits = torch.rand(case.batch, 3, 32, 32), torch.randn(case.batch, 10) * 2
+    loops, plans = {}, {}
+    for precision in ("fp32", "bf16"):
+        attack = fastard.PGD(net, loss="kl", steps=case.steps, precision=precision)
+        attack(x, logits)
+        with attack.program.running(x):
+            plan = attack.program.plan
+        if plan is None:
+            raise RuntimeError(f"{name} in {precision} has no plan: {attack.program.made}")
+        plans[precision] = plan
+        loops[f"fastard {precision}"] = lambda attack=attack: attack(x, logits)
+    found = found | {"costs": beside_the_passes(name, case, plans, loops)}
     return found | {"lines": summary(found)}
 
 
@@ -120,11 +147,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, help="at most so many images")
     parser.add_argument("--rounds", type=int, help="at most so many rounds")
     parser.add_argument("--compile", nargs="*", help="modes of torch.compile; none: no rival")
+    parser.add_argument(
+        "--costs-only", action="store_true",
+        help="measure anew what an attack costs beside its passes alone")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cpu_attack.json"))
     args = parser.parse_args(argv)
     warnings.filterwarnings("ignore", category=UserWarning)
     try:
-        record = Record(args.out, timing.environment(), whole=set(args.only) == set(CASES))
+        whole = set(args.only) == set(CASES) and not args.costs_only
+        record = Record(args.out, timing.environment(), whole)
     except ValueError as error:
         parser.error(str(error))
     for name in args.only:
@@ -134,9 +165,13 @@ def main(argv: list[str] | None = None) -> int:
                        modes=case.modes if args.compile is None else tuple(args.compile)
                        )  # fmt: skip
         idle, begun = timing.idle_share(), time.perf_counter()
-        found = measure(name, case)
+        if args.costs_only:
+            found = costs_again(record.get(name), case)
+            record.put(found | {"costs_idle": idle})
+        else:
+            found = measure(name, case) | {"idle": idle}
+            record.put(found | {"took_seconds": round(time.perf_counter() - begun, 1)})
         took = round(time.perf_counter() - begun, 1)
-        record.put(found | {"idle": idle, "took_seconds": took})
         print(f"{name}, batch {case.batch}, PGD-{case.steps}; idle share before {idle}, {took} s")
         for key, value in found["seconds"].items():
             print(f"  {key:42s} {value['min'] * 1e3:8.1f} ms")

@@ -30,6 +30,13 @@ class Record:
                 "or name another file."
             )
 
+    def get(self, name: str) -> dict[str, Any]:
+        """A network's entry; raises ValueError where there is none."""
+        found = [known for known in self.run["networks"] if known["model"] == name]
+        if not found:
+            raise ValueError(f"--out holds no run of {name} ({self.path}): measure it whole first.")
+        return found[0]
+
     def put(self, network: dict[str, Any]) -> None:
         networks = self.run["networks"]
         names = [known["model"] for known in networks]

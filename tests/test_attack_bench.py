@@ -166,3 +166,14 @@ def test_the_floor_holds_every_convolution():
         run()
     products = [c for c in calls if any(k in c for k in ("conv", "depthwise", "mm", "linear"))]
     assert len(products) == 2 * 58
+
+
+def test_costs_are_measured_anew_beside_the_recorded_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(attack, "beside_the_passes", lambda *a: COSTS)
+    before = {"model": "mobilenetv2", "batch": 2, "steps": 1, "seconds": TIMES, "lines": []}
+    found = attack.costs_again(before, attack.Case(batch=2, steps=1))
+    assert found["seconds"] == TIMES and found["costs"] == COSTS
+    assert found["lines"] == summary(found)
+    empty = Record(tmp_path / "none.json", {}, whole=False)
+    with pytest.raises(ValueError, match="holds no run of resnet18"):
+        empty.get("resnet18")
