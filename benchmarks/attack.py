@@ -24,7 +24,7 @@ import fastard
 from benchmarks import attack_process, attack_refresh, attack_rivals, published, timing
 from benchmarks.attack_floor import floor
 from benchmarks.attack_record import Record
-from benchmarks.attack_summary import summary
+from benchmarks.attack_summary import summary, told
 from fastard import models
 from fastard.engine import Program
 from fastard.engine.plan import Plan
@@ -173,12 +173,7 @@ def main(argv: list[str] | None = None) -> int:
             record.put(found | {"took_seconds": round(time.perf_counter() - begun, 1)})
         took = round(time.perf_counter() - begun, 1)
         print(f"{name}, batch {case.batch}, PGD-{case.steps}; idle share before {idle}, {took} s")
-        for key, value in found["seconds"].items():
-            print(f"  {key:42s} {value['min'] * 1e3:8.1f} ms")
-        for row in found["lines"]:
-            verdict = "reached" if row["reached"] else "NOT reached"
-            target = "" if row["target"] is None else f" (target {row['target']:g}: {verdict})"
-            print(f"  {row['what']:50s} {row['value']:.3f}{target}", flush=True)
+        told(found)
     return 0
 
 

@@ -20,6 +20,16 @@ def line(what: str, value: float, target: float | None, most: bool = False) -> d
     return {"what": what, "value": round(value, 4), "target": target, "reached": reached}
 
 
+def told(found: dict[str, Any]) -> None:
+    """Prints a measured network: its seconds, then its figures with their verdicts."""
+    for key, value in found["seconds"].items():
+        print(f"  {key:42s} {value['min'] * 1e3:8.1f} ms")
+    for row in found["lines"]:
+        verdict = "reached" if row["reached"] else "NOT reached"
+        target = "" if row["target"] is None else f" (target {row['target']:g}: {verdict})"
+        print(f"  {row['what']:50s} {row['value']:.3f}{target}", flush=True)
+
+
 def compiled(seconds: dict[str, dict[str, float]], precision: str) -> float | None:
     """The fastest `torch.compile` at this precision, if one was timed.
 

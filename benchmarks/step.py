@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from benchmarks import published_steps, step_parts, timing
 from benchmarks.attack import network
 from benchmarks.attack_record import Record
+from benchmarks.attack_summary import told
 from benchmarks.step_agreement import agreement
 from benchmarks.step_summary import summary
 from fastard import methods
@@ -167,12 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         found = measure(case, args.batch)
         record.put(found | {"idle": idle})
         print(f"{name}, batch {args.batch}; idle share before {idle}")
-        for key, value in found["seconds"].items():
-            print(f"  {key:42s} {value['min'] * 1e3:8.1f} ms")
-        for row in found["lines"]:
-            verdict = "reached" if row["reached"] else "NOT reached"
-            target = "" if row["target"] is None else f" (target {row['target']:g}: {verdict})"
-            print(f"  {row['what']:50s} {row['value']:.3f}{target}", flush=True)
+        told(found)
     return 0
 
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 
 from fastard import losses
-from fastard.api import pgd_kl_pair
-from fastard.methods.base import Logs, Method, accuracy
+from fastard.methods.base import Logs, accuracy
 from fastard.methods.options import AttackOptions
+from fastard.methods.pair_attack import PairAttack
 from fastard.methods.recipes import Preset
 
 RECIPE = Preset(
@@ -25,7 +25,7 @@ RECIPE = Preset(
 )
 
 
-class AdaAD(Method):
+class AdaAD(PairAttack):
     """Searches where student and teacher differ most, and makes them agree there.
 
     Equivalent to::
@@ -75,10 +75,6 @@ class AdaAD(Method):
             official=True,
         ),
     )
-    least_teachers = most_teachers = 1
-
-    def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return pgd_kl_pair(self.student, self.teachers[0], x, **self._attack_arguments())
 
     def outer(
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor

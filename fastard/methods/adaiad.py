@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 
 from fastard import losses
-from fastard.api import pgd_kl_pair
 from fastard.methods.adaad import RECIPE as ADAAD
 from fastard.methods.base import Logs, accuracy, require_labels
 from fastard.methods.epoch_count import EpochCount
 from fastard.methods.options import AttackOptions
+from fastard.methods.pair_attack import PairAttack
 from fastard.methods.recipes import Preset
 
 RECIPE = replace(
@@ -24,7 +24,7 @@ RECIPE = replace(
 )
 
 
-class AdaIAD(EpochCount):
+class AdaIAD(EpochCount, PairAttack):
     """AdaAD whose student, after a warm-up, follows itself where the teacher is unsure.
 
     Equivalent to::
@@ -70,10 +70,6 @@ class AdaIAD(EpochCount):
             official=True,
         ),
     )
-    least_teachers = most_teachers = 1
-
-    def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return pgd_kl_pair(self.student, self.teachers[0], x, **self._attack_arguments())
 
     def outer(
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor

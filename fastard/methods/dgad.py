@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 
 from fastard import losses
-from fastard.api import pgd_kl_pair
-from fastard.methods.base import Logs, Method, accuracy, require_labels
+from fastard.methods.base import Logs, accuracy, require_labels
 from fastard.methods.options import AttackOptions
+from fastard.methods.pair_attack import PairAttack
 from fastard.methods.recipes import Preset
 
 RECIPE = Preset(
@@ -23,7 +23,7 @@ RECIPE = Preset(
 )
 
 
-class DGAD(Method):
+class DGAD(PairAttack):
     """AdaAD that distils clean images where the teacher errs on them, and corrects its errors.
 
     Equivalent to::
@@ -63,13 +63,9 @@ class DGAD(Method):
             official=True,
         ),
     )
-    least_teachers = most_teachers = 1
 
     def undivided(self) -> str:
         return "its terms are means over the images on which the teacher errs or not"
-
-    def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return pgd_kl_pair(self.student, self.teachers[0], x, **self._attack_arguments())
 
     def outer(
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 
 from fastard.api import fgsm
-from fastard.methods.base import Logs, Method, accuracy, require_labels
+from fastard.methods.one_step import OneStep
 from fastard.methods.options import BatchNormOptions
 from fastard.methods.recipes import Preset
 
 
-class FGSMRS(Method):
+class FGSMRS(OneStep):
     """Trains on one-step examples from a uniform start.
 
     Equivalent to::
@@ -74,11 +73,3 @@ class FGSMRS(Method):
             noise_device=options.noise_device,
             generator=options.generator,
         )
-
-    def outer(
-        self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
-    ) -> tuple[torch.Tensor, Logs]:
-        logits = self.student(x_adv)
-        require_labels(y, logits)
-        loss = F.cross_entropy(logits, y)
-        return loss, {"loss": loss.detach(), "robust_accuracy": accuracy(logits, y)}

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 
 from fastard import rows
 from fastard.api import fgsm
 from fastard.kinds import Norm, parse_norm
-from fastard.methods.base import Logs, Method, accuracy, require_labels
+from fastard.methods.one_step import OneStep
 from fastard.methods.options import BatchNormOptions
 from fastard.methods.recipes import Preset
 
 
-class NFGSM(Method):
+class NFGSM(OneStep):
     """Trains on one-step examples from noise wider than eps, not clipped to the ball.
 
     Equivalent to::
@@ -87,11 +86,3 @@ class NFGSM(Method):
         noise = rows.drawn(torch.rand, x.shape, device=device, generator=generator).to(x)
         noise = noise * 2 * width - width
         return (x + noise).clamp(options.clip_min, options.clip_max)
-
-    def outer(
-        self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
-    ) -> tuple[torch.Tensor, Logs]:
-        logits = self.student(x_adv)
-        require_labels(y, logits)
-        loss = F.cross_entropy(logits, y)
-        return loss, {"loss": loss.detach(), "robust_accuracy": accuracy(logits, y)}
