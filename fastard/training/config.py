@@ -13,6 +13,7 @@ Schedule = Literal["multistep", "cosine", "constant", "onecycle", "cyclic"]
 Selects = Literal["held-out", "test-selected", "last"]
 Average = Literal["none", "ema", "swa"]
 Sgd = Literal["auto", "foreach", "fused", "loop"]
+Parallel = Literal["ddp", "fsdp"]
 
 
 @dataclass(kw_only=True)
@@ -134,6 +135,9 @@ class TrainConfig:
     """Keep networks and images in channels_last."""
     compile: bool = False
     """Run the student's training passes through torch.compile."""
+    parallel: Parallel | None = None
+    """How several processes hold the student: ddp, the default, whole in each; fsdp, its weights,
+    gradients and momentum divided between them, with a whole copy to attack."""
     threads: int | None = None
     """CPU threads."""
     dry_run: bool = False
@@ -179,6 +183,7 @@ class Resolved(TrainConfig):
     val_alpha: float
     eval_every: int
     seed: int
+    parallel: Parallel = "ddp"
     out: Path
 
 

@@ -44,6 +44,7 @@ _FROM_RECIPE = (
 _OTHERWISE = {
     "lr_gamma": 0.1,
     "sgd": "auto",
+    "parallel": "ddp",
     "average": "none",
     "ema_decay": EMA_DECAY,
     "awp_gamma": 0.0,

@@ -7,7 +7,7 @@ from typing import get_args
 
 from fastard.kinds import parse_norm, unknown
 from fastard.methods.recipes import SELECTIONS
-from fastard.training.config import Average, Resolved, Sgd
+from fastard.training.config import Average, Parallel, Resolved, Sgd
 from fastard.training.schedules import SCHEDULES
 
 # What holds where neither user nor recipe say anything.
@@ -67,6 +67,16 @@ def require_valid(config: Resolved) -> None:
             "awp_gamma must be 0 in fp16, whose scaled gradients may overflow, but is "
             f"{config.awp_gamma}; bf16 works."
         )
+    if config.parallel == "fsdp" and config.awp_gamma > 0:
+        raise ValueError(
+            "awp_gamma must be 0 with parallel fsdp, under which no process has the whole gradient "
+            f"of a weight, but is {config.awp_gamma}; ddp works."
+        )
+    if config.parallel == "fsdp" and config.compile:
+        raise ValueError(
+            "compile must be off with parallel fsdp, whose all-gathers would break the graph at "
+            "every block; ddp works."
+        )
 
 
 def _require_words(config: Resolved) -> None:
@@ -75,6 +85,7 @@ def _require_words(config: Resolved) -> None:
         "selection": SELECTIONS,
         "average": get_args(Average),
         "sgd": get_args(Sgd),
+        "parallel": get_args(Parallel),
         "precision": (None, "fp32", "tf32", "bf16", "fp16"),
     }
     for name, words in known.items():

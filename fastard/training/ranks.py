@@ -20,6 +20,7 @@ from fastard import rows
 from fastard.data import Batch
 from fastard.methods import Method
 from fastard.methods.base import Logs
+from fastard.training.config import Resolved
 from fastard.training.shared_norm import with_shared_norms
 
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -89,16 +90,22 @@ class Ranks:
         torch.cuda.set_device(self.local)
         return f"cuda:{self.local}"
 
-    def require_parts(self, method: Method, batch_size: int) -> None:
-        """Raises ValueError where the processes would not train as one with the whole batch."""
-        if self.world == 1:
-            return
-        if batch_size % self.world:
+    def require_divisible(self, config: Resolved) -> None:
+        """Raises ValueError for settings that do not fit the number of processes."""
+        if self.world == 1 and config.parallel == "fsdp":
+            raise ValueError(
+                "parallel must be ddp in one process, but is fsdp, which divides the student "
+                "between several: torchrun --nproc-per-node N starts them."
+            )
+        if config.batch_size % self.world:
             raise ValueError(
                 f"batch_size is the whole batch's and must be a multiple of the {self.world} "
-                f"processes, but is {batch_size}."
+                f"processes, but is {config.batch_size}."
             )
-        for part in method.modules():
+
+    def require_parts(self, method: Method) -> None:
+        """Raises ValueError where the processes would not train as one with the whole batch."""
+        for part in method.modules() if self.world > 1 else ():
             if isinstance(part, Method) and (why := part.undivided()):
                 raise ValueError(
                     f"method {part.name!r} must run in one process, but runs in {self.world}: "

@@ -22,6 +22,11 @@ EXACT = {
     "lbgat": {},
     "pgd-at": {"norm": "L2", "awp_gamma": 0.01, "clip_grad": 1.0},
 }
+# The same with the student divided between the processes.
+FSDP = {
+    "trades": {"average": "ema", "ema_decay": 0.5},
+    "lbgat": {"clip_grad": 1.0},
+}
 
 
 def double_images(x):
