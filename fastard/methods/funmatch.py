@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from fastard import losses
+from fastard import losses, rows
 from fastard.methods.base import Logs, Method, accuracy
 from fastard.methods.options import MethodOptions, require_generator
 from fastard.methods.recipes import Preset
@@ -57,9 +57,6 @@ class FunMatch(Method):
     most_teachers = None
     selects_on = "clean"
 
-    def undivided(self) -> str:
-        return "MixUp mixes the images of a batch" if self.options.mixup else ""
-
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The view that every network sees: the batch mixed with its neighbours, not attacked."""
         x = x.detach()
@@ -69,7 +66,7 @@ class FunMatch(Method):
         device = x.device if generator is None else generator.device
         share = torch.rand((), device=device, generator=generator).to(x)
         share = torch.maximum(share, 1 - share)
-        return share * x + (1 - share) * x.roll(1, 0)
+        return share * x + (1 - share) * rows.rolled(x)
 
     def outer(
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor

@@ -39,7 +39,6 @@ def build_networks(config: Resolved, splits: Splits, ranks: Ranks) -> Networks:
     if config.compile:
         trained = cast(nn.Module, torch.compile(student))
     method = parts.build_method(config, trained, teachers, len(splits.train))
-    ranks.require_parts(method)
     # Networks of the method's own, which are trained along.
     ranks.synced(method)
     if sharded is not None:

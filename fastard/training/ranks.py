@@ -103,15 +103,6 @@ class Ranks:
                 f"processes, but is {config.batch_size}."
             )
 
-    def require_parts(self, method: Method) -> None:
-        """Raises ValueError where the processes would not train as one with the whole batch."""
-        for part in method.modules() if self.world > 1 else ():
-            if isinstance(part, Method) and (why := part.undivided()):
-                raise ValueError(
-                    f"method {part.name!r} must run in one process, but runs in {self.world}: "
-                    f"{why}."
-                )
-
     def synced(self, network: nn.Module) -> nn.Module:
         """The network with BatchNorm statistics of the whole batch."""
         return network if self.world == 1 else with_shared_norms(network)

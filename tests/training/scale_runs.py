@@ -11,22 +11,29 @@ import torch
 from small_runs import quick
 
 from fastard.data import images
-from fastard.train import Hook, Trainer, train
+from fastard.methods.registry import METHODS, preset
+from fastard.train import Hook, TrainConfig, Trainer, train
 from fastard.training.outcome import Outcome
+from fastard.training.sharded import whole_state
 
 SLOW = {"epochs": 5, "average": "ema", "save_every_steps": 3}
-# A mean of rows, a helper that is trained along, moved weights with clipped gradients.
+# What moves weights, gradients or a state by all rows of the batch.
 EXACT = {
     "trades": {"average": "ema", "ema_decay": 0.5},
     "n-fgsm": {"options": {"attack_mode": "train"}},
-    "lbgat": {},
-    "pgd-at": {"norm": "L2", "awp_gamma": 0.01, "clip_grad": 1.0},
-}
-# The same with the student divided between the processes.
-FSDP = {
-    "trades": {"average": "ema", "ema_decay": 0.5},
     "lbgat": {"clip_grad": 1.0},
+    "pgd-at": {"norm": "L2", "awp_gamma": 0.01, "clip_grad": 1.0},
+    "rice": {"options": {"faithful": True}},
+    "free": {"options": {"m": 2}},
+    "rslad": {"options": {"reduction": "sum", "scale": 0.01}},
+    "b-mtard": {"options": {"temperature_rate": 0.1, "weight_rate": 0.5}},
+    "dgad": {},
+    "saad": {"options": {"clean_weight": 0.5}},
+    "funmatch": {},
+    "advfunmatch": {"options": {"augment": "randaugment", "mix": "mixup-or-cutmix"}},
 }
+# Of these, with the student divided between the processes.
+DIVIDED = ("trades", "lbgat", "rice")
 
 
 def double_images(x):
@@ -48,25 +55,38 @@ def stopped(folder: Path) -> None:
     (folder / f"stopped.{os.environ['RANK']}.json").write_text(json.dumps([said, trainer.step]))
 
 
-def exact(folder: Path, method: str) -> None:
-    """Three steps in fp64; the losses of the steps go to a file of each process."""
+def exact(folder: Path, method: str, parallel: str) -> None:
+    """Three steps in fp64; the losses of the steps go to a file of each process.
+
+    With the student divided the run is stopped after two of them and resumed.
+    """
     settings = {"epochs": 1, "train_n": 48, "batch_size": 16, "val": 9, **EXACT[method]}
-    if method == "lbgat":
-        settings["teacher"] = (str(folder.parent / "helper.safetensors"),)
-    trainer = Trainer(quick(folder / method, method=method, **settings))
+    kind = METHODS[preset(method).method]
+    teachers = (folder.parent / f"{number}.safetensors" for number in range(kind.least_teachers))
+    settings["teacher"] = [str(path) for path in teachers]
+    divided = parallel == "fsdp"
+    name = f"{method}-fsdp" if divided else method
+    config = quick(folder / name, method=method, parallel=parallel, **settings)
+    trainer = Trainer(config, hooks=[Wish()] if divided else [])
     losses = [float(step.logs["loss"]) for step in trainer.steps()]
+    if divided:
+        trainer = Trainer(TrainConfig(out=config.out, resume=True))
+        losses += [float(step.logs["loss"]) for step in trainer.steps()]
     rank = os.environ.get("RANK", "0")
-    (folder / f"{method}.{rank}.json").write_text(json.dumps(losses))
-    torch.save(trainer.method.state_dict(), folder / f"{method}.{rank}.pt")
+    (folder / f"{name}.{rank}.json").write_text(json.dumps(losses))
+    torch.save(whole_state(trainer.method.state_dict()), folder / f"{name}.{rank}.pt")
 
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
     Outcome.draw = lambda self, network: None  # Pictures take longer than such runs.
-    if "RANK" in os.environ:
+    several = "RANK" in os.environ
+    if several:
         stopped(out)
         train(quick(out / "whole", **SLOW))
     torch.set_default_dtype(torch.float64)
     images.to_float = double_images
     for name in EXACT:
-        exact(out, name)
+        exact(out, name, "ddp")
+    for name in DIVIDED if several else ():
+        exact(out, name, "fsdp")
