@@ -213,8 +213,9 @@ class Trainer:
         if self.average is None:
             return self.student
         views = torch.Generator().manual_seed(self.config.seed + self.epoch)
-        batches = self.splits.train.batches(self.config.batch_size, shuffle=True, generator=views)
-        return self.average.renewed(self.ranks.slices(batches))
+        size, part = self.config.batch_size, self.ranks.part
+        images = self.splits.train
+        return self.average.renewed(images.batches(size, shuffle=True, generator=views, part=part))
 
     def try_one_batch(self) -> None:
         """Runs the forward and backward of one batch and says what a run would do."""
@@ -283,9 +284,13 @@ class Trainer:
     def _batches(self) -> Iterator[Batch]:
         config = self.config
         batches = self.splits.train.batches(
-            config.batch_size, shuffle=True, generator=self.order, start=self.step
+            config.batch_size,
+            shuffle=True,
+            generator=self.order,
+            start=self.step,
+            part=self.ranks.part,
         )
-        for batch in self.ranks.slices(batches):
+        for batch in batches:
             if config.channels_last:
                 batch = batch._replace(x=batch.x.contiguous(memory_format=torch.channels_last))
             yield batch

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,6 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from fastard import rows
-from fastard.data import Batch
 from fastard.methods import Method
 from fastard.methods.base import Logs
 from fastard.training.config import Resolved
@@ -73,6 +72,11 @@ class Ranks:
             self._agreement = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
 
     @property
+    def part(self) -> tuple[int, int]:
+        """Which of how many parts of every batch this process has."""
+        return self.rank, self.world
+
+    @property
     def first(self) -> bool:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
@@ -122,20 +126,7 @@ class Ranks:
 
     def noise(self) -> contextlib.AbstractContextManager[None]:
         """For the block, attacks draw the whole batch's noise and take their rows."""
-        return rows.part_of_batch(self.rank, self.world)
-
-    def slices(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """This process's rows of each batch, equally many in every process.
-
-        Of a batch whose size is no multiple of `world` the last rows are left out; one of fewer
-        rows is everyone's.
-        """
-        for batch in batches:
-            size = len(batch.x) // self.world
-            if size and self.world > 1:
-                mine = slice(self.rank * size, (self.rank + 1) * size)
-                batch = Batch(*(part[mine] for part in batch))
-            yield batch
+        return rows.part_of_batch(*self.part)
 
     def mine(self, count: int) -> torch.Tensor | None:
         """Every how-manieth of `count` images this process judges; None: all of them."""

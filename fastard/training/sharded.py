@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -33,6 +34,8 @@ class Sharded:
     """
 
     def __init__(self, whole: nn.Module):
+        # It is about operations in place on what a network returns, which no method makes.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
         self.whole = whole
         parts = copy.deepcopy(whole)
         for ours, theirs in zip(whole.modules(), parts.modules(), strict=True):
@@ -144,7 +147,7 @@ def divide_momentum(optimizer: torch.optim.Optimizer) -> None:
         if isinstance(parameter, DTensor):
             for name, value in state.items():
                 if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                    state[name] = _fill(torch.zeros_like(parameter), value)
+                    state[name] = _fill(cast(DTensor, torch.zeros_like(parameter)), value)
 
 
 @torch.no_grad()

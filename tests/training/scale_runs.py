@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from small_runs import quick
 
 from fastard.data import images
@@ -30,10 +31,19 @@ EXACT = {
     "dgad": {},
     "saad": {"options": {"clean_weight": 0.5}},
     "funmatch": {},
+    "darht": {
+        "options": {
+            "dropout": 0.2,
+            "mc_samples": 2,
+            "mc_train_samples": 3,
+            "combine": "layer",
+            "label_weight": 0.5,
+        }
+    },
     "advfunmatch": {"options": {"augment": "randaugment", "mix": "mixup-or-cutmix"}},
 }
 # Of these, with the student divided between the processes.
-DIVIDED = ("trades", "lbgat", "rice")
+DIVIDED = ("trades", "lbgat", "darht")
 
 
 def double_images(x):
@@ -46,6 +56,42 @@ class Wish(Hook):
     def on_step_end(self, trainer, step):
         if os.environ["RANK"] == "1" and step.step == 2:
             trainer.stop.ask("a wish")
+
+
+class Spy(Hook):
+    """Notes which collectives an attack and a renewal of the whole student have made."""
+
+    names = ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast")
+
+    def __init__(self):
+        self.made, self.within = [], {"attack": [], "renew": [], "step": []}
+
+    def on_train_start(self, trainer):
+        self.kept = {name: getattr(dist, name) for name in self.names}
+        for name, call in self.kept.items():
+            setattr(dist, name, self.noted(name, call))
+        vars(trainer.method)["attack"] = self.seen("attack", trainer.method.attack)
+        trainer.sharded.renew = self.seen("renew", trainer.sharded.renew)
+
+    def noted(self, name, call):
+        return lambda *given, **named: self.made.append(name) or call(*given, **named)
+
+    def seen(self, name, call):
+        def watched(*given):
+            before = len(self.made)
+            answer = call(*given)
+            self.within[name].append(self.made[before:])
+            return answer
+
+        return watched
+
+    def on_step_end(self, trainer, step):
+        self.within["step"].append(sorted(set(self.made)))
+        self.made.clear()
+
+    def on_train_end(self, trainer):
+        for name, call in self.kept.items():
+            setattr(dist, name, call)
 
 
 def stopped(folder: Path) -> None:
@@ -67,9 +113,11 @@ def exact(folder: Path, method: str, parallel: str) -> None:
     divided = parallel == "fsdp"
     name = f"{method}-fsdp" if divided else method
     config = quick(folder / name, method=method, parallel=parallel, **settings)
-    trainer = Trainer(config, hooks=[Wish()] if divided else [])
+    spy = Spy()
+    trainer = Trainer(config, hooks=[spy, Wish()] if divided else [])
     losses = [float(step.logs["loss"]) for step in trainer.steps()]
     if divided:
+        (folder / f"{name}.collectives.json").write_text(json.dumps(spy.within))
         trainer = Trainer(TrainConfig(out=config.out, resume=True))
         losses += [float(step.logs["loss"]) for step in trainer.steps()]
     rank = os.environ.get("RANK", "0")

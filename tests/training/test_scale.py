@@ -18,7 +18,6 @@ from scale_runs import DIVIDED, EXACT, SLOW
 from small_runs import assert_same_weights, quick, without_times
 
 from fastard import models, rows
-from fastard.data import Batch
 from fastard.train import TrainConfig, Trainer, train
 from fastard.training.config_file import to_dict
 from fastard.training.folder import RunFolder
@@ -92,6 +91,13 @@ def test_two_processes_train_as_one(runs, name):
         assert a.keys() == b.keys()
         for key in a:
             torch.testing.assert_close(a[key], b[key], rtol=1e-8, atol=1e-10)
+
+
+def test_an_attack_on_a_divided_student_communicates_nothing(runs):
+    seen = json.loads((runs[1] / "trades-fsdp.collectives.json").read_text())
+    assert seen["attack"] == [[], []]
+    assert seen["renew"] == [["all_gather_into_tensor"]] * 2
+    assert all({"all_reduce", "all_gather_into_tensor"} <= set(step) for step in seen["step"])
 
 
 def test_what_a_method_keeps_is_of_the_whole_batch(runs):
@@ -174,16 +180,6 @@ def two_ranks() -> Ranks:
     ranks = Ranks()
     ranks.rank, ranks.world = 1, 2
     return ranks
-
-
-def test_a_batch_is_divided_evenly():
-    x = torch.arange(5.0)
-    batches = two_ranks().slices([_batch(x), _batch(x[:1])])
-    assert [b.x.tolist() for b in batches] == [[2.0, 3.0], [0.0]]
-
-
-def _batch(x):
-    return Batch(x, x.long(), x.long(), x.long())
 
 
 def test_processes_and_settings_must_fit(tmp_path):
