@@ -41,6 +41,8 @@ class TrainingSet(Protocol):
 
     def num_batches(self, batch_size: int, *, drop_last: bool = False) -> int: ...
 
+    def last_batch(self, batch_size: int) -> int: ...
+
     def batches(
         self,
         batch_size: int,
@@ -151,6 +153,10 @@ class Passes:
         """Return how many batches `batches` yields."""
         full, rest = divmod(self._count(), batch_size)
         return full + (rest > 0 and not drop_last)
+
+    def last_batch(self, batch_size: int) -> int:
+        """Return how many images the last batch of a pass has."""
+        return self._count() % batch_size or batch_size
 
     @abstractmethod
     def _count(self) -> int:

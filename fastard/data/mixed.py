@@ -73,6 +73,11 @@ class Mixed(Passes):
         """Return the first `n` original images with all synthetic ones."""
         return replace(self, original=self.original.first(n))
 
+    def last_batch(self, batch_size: int) -> int:
+        """Return how many images the last batch of a pass has: synthetic ones fill it up."""
+        filled = int(batch_size * (1 - self.share)) > 0
+        return batch_size if filled else super().last_batch(batch_size)
+
     def _count(self) -> int:
         return len(self.original)
 

@@ -79,7 +79,7 @@ class TrainConfig:
     """First epoch that enters the average; when left out the recipe's, scaled with epochs, or 1 for
     ema and 3/4 of the epochs for swa."""
     ema_decay: float | None = None
-    """0.999 when left out."""
+    """Of average ema; 0.999 when left out."""
     awp_gamma: float | None = None
     """Radius of adversarial weight perturbation, relative to each layer's norm; 0 is none."""
     awp_warmup: int | None = None
@@ -170,7 +170,6 @@ class Resolved(TrainConfig):
     sgd: Sgd = "auto"
     average: Average = "none"
     average_start: int = 1
-    ema_decay: float = 0.999
     awp_gamma: float = 0.0
     awp_warmup: int = 0
     eps: float

@@ -32,7 +32,9 @@ def build_networks(config: Resolved, splits: Splits, ranks: Ranks) -> Networks:
         processes would not train as one.
     """
     ranks.require_divisible(config)
-    student = ranks.synced(parts.build_student(config, splits))
+    student = parts.build_student(config, splits)
+    parts.require_statistics(config, student, splits)
+    student = ranks.synced(student)
     teachers = parts.load_teachers(config, splits)
     sharded = Sharded(student) if config.parallel == "fsdp" else None
     trained = student if sharded is None else sharded.parts
