@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from fastard import losses, rows
 from fastard.methods.base import Logs, Method, accuracy
 from fastard.methods.options import MethodOptions, require_generator
-from fastard.methods.recipes import Preset
+from fastard.methods.recipes import Preset, customary
 
 
 class FunMatch(Method):
@@ -43,14 +43,12 @@ class FunMatch(Method):
     options: Options
     name = "funmatch"
     presets: ClassVar[tuple[Preset, ...]] = (
-        Preset(
-            name="funmatch",
-            method="funmatch",
+        replace(
+            customary("funmatch"),
             source="the customary recipe of CIFAR ResNets; the published one, Adam for 1,200 "
             "epochs of ImageNet in batches of 4,096, is not for CIFAR",
-            epochs=200,
             schedule="cosine",
-            weight_decay=5e-4,
+            milestones=(),
         ),
     )
     least_teachers = 1
