@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastard import rows
 from fastard.methods import Method
 from fastard.methods.base import Logs
+from fastard.models.wideresnet import WideResNet
 from fastard.training.config import Resolved
 from fastard.training.shared_norm import with_shared_norms
 
@@ -122,6 +123,9 @@ class Ranks:
         names = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
         settings: dict[str, Any] = {name: False}
+        # One stage of it exists for its checkpoints' sake alone: DDP would wait for its gradients.
+        networks = (*method.student.modules(), *method.modules())
+        settings["find_unused_parameters"] = any(isinstance(m, WideResNet) for m in networks)
         return DistributedDataParallel(_Whole(method), **settings)
 
     def noise(self) -> contextlib.AbstractContextManager[None]:

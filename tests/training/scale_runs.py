@@ -20,6 +20,7 @@ from fastard.training.sharded import whole_state
 SLOW = {"epochs": 5, "average": "ema", "save_every_steps": 3}
 # What moves weights, gradients or a state by all rows of the batch.
 EXACT = {
+    "natural": {"student": "wrn-10-1"},
     "trades": {"average": "ema", "ema_decay": 0.5},
     "n-fgsm": {"options": {"attack_mode": "train"}},
     "lbgat": {"clip_grad": 1.0},
@@ -43,7 +44,7 @@ EXACT = {
     "advfunmatch": {"options": {"augment": "randaugment", "mix": "mixup-or-cutmix"}},
 }
 # Of these, with the student divided between the processes.
-DIVIDED = ("trades", "lbgat", "darht")
+DIVIDED = ("natural", "trades", "lbgat", "darht")
 
 
 def double_images(x):
