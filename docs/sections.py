@@ -1,4 +1,4 @@
-"""Lets the docstrings' sections follow each other without a blank line, as the sources write them."""
+"""Lets the sections of a docstring follow each other without a blank line, as ours do."""
 
 from __future__ import annotations
 

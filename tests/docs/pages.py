@@ -1,11 +1,11 @@
 """The code blocks of the documentation, with what the comment in front of each says about it.
 
-`<!-- code not run: REASON -->`          the block is shown only.
-`<!-- code small: OLD -> NEW; ... -->`   it runs with these words replaced, so that it ends in seconds.
-`<!-- code same: NAME, ... -->`          both sides of this diff leave these names with equal values.
-`<!-- code printed -->`                  what the Python block before prints; `printed but for: a, b`
-                                    leaves out the lines under these headings, which differ from
-                                    machine to machine.
+`<!-- code not run: REASON -->`        the block is shown only.
+`<!-- code small: OLD -> NEW; ... -->` it runs with these words replaced, so as to end in seconds.
+`<!-- code same: NAME, ... -->`        both sides of this diff leave these names with equal values.
+`<!-- code printed -->`                what the Python block before prints; `printed but for: a, b`
+                                       leaves out the lines under these headings, which differ from
+                                       machine to machine.
 """
 
 from __future__ import annotations
