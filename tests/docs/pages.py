@@ -2,7 +2,8 @@
 
 `<!-- code not run: REASON -->`        the block is shown only.
 `<!-- code small: OLD -> NEW; ... -->` it runs with these words replaced, so as to end in seconds.
-`<!-- code same: NAME, ... -->`        both sides of this diff leave these names with equal values.
+`<!-- code same: NAME, ... -->`        both sides of this diff leave these names with equal values;
+                                       `small:` may follow.
 `<!-- code printed -->`                what the Python block before prints; `printed but for: a, b`
                                        leaves out the lines under these headings, which differ from
                                        machine to machine.
@@ -42,7 +43,8 @@ class Block:
     def small(self) -> str:
         """The text with the words of its mark replaced."""
         text = self.text
-        for change in filter(None, self.told.split(";") if self.mark == "small" else []):
+        _, small, changes = f"{self.mark}: {self.told}".partition("small: ")
+        for change in filter(None, changes.split(";") if small else []):
             old, arrow, new = change.strip().partition(" ->")
             assert arrow and old in text, f"{self.where}: {old!r} is not in the block"
             text = text.replace(old, new.strip())
@@ -60,6 +62,11 @@ def blocks_of(page: str, text: str) -> Iterator[Block]:
         mark, _, told = (found["mark"] or "").partition(":")
         line = text.count("\n", 0, found.start("language")) + 1
         yield Block(page, line, found["language"] or "sh", found["text"], mark, told.strip())
+
+
+def names(block: Block) -> list[str]:
+    """The names or headings that a mark tells."""
+    return [name.strip() for name in block.told.partition("small:")[0].split(",")]
 
 
 def sides(diff: str) -> tuple[str, str]:

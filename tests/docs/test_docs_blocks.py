@@ -57,21 +57,21 @@ class Runner:
             self.compare(block)
         else:
             assert block.mark in ("printed", "printed but for"), block.where
-            but_for = [word.strip() for word in block.told.split(",")]
-            shown, found = (pages.without(t, but_for) for t in (block.text, self.printed))
+            told = pages.names(block)
+            shown, found = (pages.without(t, told) for t in (block.text, self.printed))
             assert shown == found, block.where
 
     def compare(self, block: Block) -> None:
         """Each side of a diff, from the same seed, behind the page's Python so far."""
         assert block.mark == "same" and block.told, f"{block.where} says nothing to compare"
         results = []
-        before, after = pages.sides(block.text)
+        before, after = pages.sides(block.small())
         for side in (before, self.damage(after)):
             names = self.fresh()
             for text in (*self.before, side):
                 exec(compile(text, block.where, "exec"), names)
             results.append(names)
-        for name in (word.strip() for word in block.told.split(",")):
+        for name in pages.names(block):
             assert_like(results[0][name], results[1][name], f"{block.where}: {name}")
         self.names = results[1]
 
@@ -134,8 +134,9 @@ SAMPLE = """
 epochs=9 # data
 ```
 
+<!-- code same: a, b small: n=5 -> n=1 -->
 ```diff
- same
+ same n=5
 -old
 +new
 ```
@@ -150,7 +151,8 @@ def test_blocks_and_their_marks_are_read():
     python, diff, bare = pages.blocks_of("page", SAMPLE)
     assert (python.line, python.mark) == (3, "small")
     assert python.small() == "epochs=1 # \n"
-    assert pages.sides(diff.text) == ("same\nold", "same\nnew")
+    assert pages.sides(diff.small()) == ("same n=1\nold", "same n=1\nnew")
+    assert pages.names(diff) == ["a", "b"]
     assert (bare.language, bare.mark) == ("sh", "")
 
 
