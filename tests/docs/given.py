@@ -103,7 +103,8 @@ def origins() -> dict[str, types.ModuleType]:
     }  # fmt: skip
     found = {}
     for name, attributes in held.items():
-        if importlib.util.find_spec(name) is None:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:  # a folder of that name is no package
             found[name] = types.ModuleType(name)
             vars(found[name]).update(attributes)
     return found
