@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import pyautoattack
 import torch
 import torch.nn.functional as F
 
@@ -91,6 +92,23 @@ class _PGD:
         return adv
 
 
+class _AutoAttack:
+    """The official constructor and call, for where its registry copy with others is installed."""
+
+    def __init__(
+        self, model, norm="Linf", eps=0.3, seed=None, verbose=True, attacks_to_run=(),
+        version="standard", is_tf_model=False, device="cuda", log_path=None,
+    ):  # fmt: skip
+        self.inside = pyautoattack.AutoAttack(
+            model, attacks=list(attacks_to_run) or None, norm=norm, eps=eps, seed=seed,
+            version=version, device=device,
+        )  # fmt: skip
+        self.apgd = self.inside.apgd
+
+    def run_standard_evaluation(self, x, y, bs=250):
+        return self.inside.run_standard_evaluation(x, y, batch_size=bs)[0]
+
+
 def origins() -> dict[str, types.ModuleType]:
     """The modules that the code before a change imports; installed ones are left as they are."""
     held = {
@@ -100,6 +118,7 @@ def origins() -> dict[str, types.ModuleType]:
         },
         "trades": {"trades_loss": _trades_loss},
         "torchattacks": {"PGD": _PGD},
+        "autoattack": {"AutoAttack": _AutoAttack},
     }  # fmt: skip
     found = {}
     for name, attributes in held.items():

@@ -106,7 +106,9 @@ class Weaker(Runner):
     """Runs the side after a change with a smaller radius."""
 
     def damage(self, after: str) -> str:
-        changed = after.replace("8 / 255", "4 / 255").replace("0.031", "0.015")
+        changed = after
+        for radius, smaller in (("8 / 255", "4 / 255"), ("0.031", "0.015"), ("=0.1,", "=0.05,")):
+            changed = changed.replace(radius, smaller)
         assert changed != after
         return changed
 
