@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rows": set(),
     "reference": set(),
     "reference_layers": set(),
+    "reference_noise": set(),
     "settings": set(),
     "device": PLAIN,
     "progress": PLAIN,
@@ -40,13 +41,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "triton_kernels": set(),
     "models": PLAIN,
     "data": PLAIN,
-    "ops": PLAIN | {"native", "reference", "reference_layers", "triton_kernels"},
+    "ops": PLAIN | {"native", "reference", "reference_layers", "reference_noise", "triton_kernels"},
     "losses": PLAIN | {"ops"},
     "attacks": PLAIN | {"ops"},
     "engine": PLAIN | {"ops"},
     "api": PLAIN | {"attacks", "engine", "ops", "settings"},
     "methods": PLAIN | {"api", "losses", "models", "ops"},
     "compat": PLAIN | {"api", "engine", "losses", "ops", "settings"},
+    "autoattack": CORE | {"progress"},
     "suites": TRAINING,
     "scores": set(),
     "transfer": CORE | {"data"},
@@ -152,7 +154,7 @@ def project_files() -> tuple[Path, ...]:
         paths = [ROOT / name for name in listed.stdout.split("\0") if name]
     else:
         paths = [p for p in ROOT.iterdir() if p.suffix in {".py", ".md", ".toml", ".txt", ".in"}]
-        for folder in ("fastard", "csrc", "tests", "benchmarks"):
+        for folder in ("fastard", "csrc", "tests", "benchmarks", "docs", "examples"):
             paths += (ROOT / folder).rglob("*")
     return tuple(sorted(p for p in paths if p.is_file() and "__pycache__" not in p.parts))
 
