@@ -2,6 +2,7 @@
 
 from fastard.api.apgd import APGDInfo, apgd
 from fastard.api.attack import AttackInfo
+from fastard.api.cw import CWInfo, cw_l2, cw_linf
 from fastard.api.functions import clean_eval_logits, fgsm, pgd, pgd_ce, pgd_kl, pgd_kl_pair
 from fastard.api.linearised import linearised
 from fastard.api.pair import PairPGD
@@ -9,6 +10,6 @@ from fastard.api.pgd import PGD
 from fastard.engine import inner_model
 
 __all__ = [
-    "PGD", "APGDInfo", "AttackInfo", "PairPGD", "apgd", "clean_eval_logits", "fgsm", "inner_model",
-    "linearised", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair",
+    "PGD", "APGDInfo", "AttackInfo", "CWInfo", "PairPGD", "apgd", "clean_eval_logits", "cw_l2",
+    "cw_linf", "fgsm", "inner_model", "linearised", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair",
 ]  # fmt: skip
