@@ -21,18 +21,22 @@ from fastard.api import (
 from fastard.settings import debug
 
 if TYPE_CHECKING:
-    from fastard import compat, data, engine, losses, methods, models
+    from fastard import autoattack, compat, data, engine, losses, methods, models
+    from fastard.autoattack import AutoAttack
 
 __all__ = [
-    "PGD", "APGDInfo", "AttackInfo", "PairPGD", "apgd", "compat", "data", "debug", "engine",
-    "fgsm", "losses", "methods", "models", "ops", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair",
+    "PGD", "APGDInfo", "AttackInfo", "AutoAttack", "PairPGD", "apgd", "autoattack", "compat",
+    "data", "debug", "engine", "fgsm", "losses", "methods", "models", "ops", "pgd", "pgd_ce",
+    "pgd_kl", "pgd_kl_pair",
 ]  # fmt: skip
 
-_LAZY = ("compat", "data", "engine", "losses", "methods", "models")
+_LAZY = ("autoattack", "compat", "data", "engine", "losses", "methods", "models")
 
 
 def __getattr__(name: str) -> Any:
     """Submodules on first use: attacks alone need neither torchvision nor the trainer."""
+    if name == "AutoAttack":
+        return importlib.import_module("fastard.autoattack").AutoAttack
     if name in _LAZY:
         return importlib.import_module(f"fastard.{name}")
     raise AttributeError(f"module 'fastard' has no attribute {name!r}")

@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transfer": CORE | {"data"},
     "teachers": TRAINING | {"transfer"},
     "training": TRAINING | {"__init__", "suites"},
-    "__init__": CORE | {"compat", "data", "methods", "models"},
+    "__init__": CORE | {"autoattack", "compat", "data", "methods", "models"},
     "train": {"progress", "training"},
     "evaluate": TRAINING | {"__init__", "scores", "suites"},
     "doctor": TRAINING | {"__init__", "suites"},
