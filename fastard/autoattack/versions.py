@@ -16,6 +16,11 @@ VERSIONS: dict[str, tuple[str, ...]] = {
     "rand": ("apgd-ce", "apgd-dlr"),
 }
 
+# Of a model of so many classes: what runs in an attack's place, if anything does.
+_REPLACED: dict[int, dict[str, str | None]] = {
+    2: {"apgd-dlr": None, "apgd-t": None, "fab-t": "fab"}, 3: {"apgd-t": "apgd-dlr"},
+}  # fmt: skip
+
 
 def check_attacks(attacks: Sequence[str]) -> list[str]:
     """The attacks as a list; raises ValueError for a name that is not known."""
@@ -66,11 +71,10 @@ def plan(attacks: Sequence[str], classes: int, apgd_targets: int, fab_targets: i
     """
     if classes < 2:
         raise ValueError(f"the model must have at least 2 classes, but answers {classes} logit.")
-    replaced = {2: {"apgd-dlr": None, "apgd-t": None, "fab-t": "fab"}, 3: {"apgd-t": "apgd-dlr"}}
     chosen: list[str] = []
     said = []
     for name in attacks:
-        instead = replaced.get(classes, {}).get(name, name)
+        instead = _REPLACED.get(classes, {}).get(name, name)
         if instead != name:
             said.append(f"{name.upper()} {_instead(instead)} with {classes} classes")
         if instead is not None and (instead == name or instead not in (*attacks, *chosen)):

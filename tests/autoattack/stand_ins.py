@@ -53,12 +53,11 @@ class Attack(SimpleNamespace):
 def stand_in(monkeypatch, breaks: dict[str, set[int]] | None = None, by: float = 0.1):
     """Replaces the attacks that the driver makes; returns them by name."""
     names = ("apgd", "apgd_targeted", "fab", "square")
-    attacks = {
-        name: Attack(
-            calls=[], breaks=(breaks or {}).get(name, set()), by=by, seed=0, n_restarts=5,
-            n_target_classes=9, use_largereps=False, targeted=False, loss="ce", n_queries=5000,
-            eot_iter=1, n_iter=100)  # fmt: skip
-        for name in names
-    }
+    settings = {
+        "by": by, "seed": 0, "n_restarts": 5, "n_target_classes": 9, "use_largereps": False,
+        "targeted": False, "loss": "ce", "n_queries": 5000, "eot_iter": 1, "n_iter": 100,
+    }  # fmt: skip
+    hits = breaks or {}
+    attacks = {name: Attack(calls=[], breaks=hits.get(name, ()), **settings) for name in names}
     monkeypatch.setattr(driver, "make_attacks", lambda *a: tuple(attacks[n] for n in names))
     return attacks

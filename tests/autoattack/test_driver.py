@@ -219,8 +219,8 @@ def test_robustbench_takes_it(monkeypatch):
 
     def benchmark(model, x, y, norm, eps, device):
         # As robustbench.eval.benchmark calls it.
-        adversary = bench.AutoAttack(
-            model, norm=norm, eps=eps, version="standard", device=device, log_path=None)  # fmt: skip
+        options = {"version": "standard", "device": device, "log_path": None}
+        adversary = bench.AutoAttack(model, norm=norm, eps=eps, **options)
         x_adv = adversary.run_standard_evaluation(x, y, bs=4, state_path=None)
         return adversary.clean_accuracy(x_adv, y, bs=4)
 
@@ -268,7 +268,7 @@ def test_bad_settings_are_refused(monkeypatch, options, error, message):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda x, y: (x.half(), y), TypeError, "x_orig must be float32 or float64, but is float16"),
+        (lambda x, y: (x.half(), y), TypeError, "must be float32 or float64, but is float16"),
         (lambda x, y: (x * 255, y), ValueError, r"x_orig must lie in \[0, 1\]"),
         (lambda x, y: (x.masked_fill(x > 0.9, torch.nan), y), ValueError, r"must lie in \[0, 1\]"),
         (lambda x, y: (x[:0], y[:0]), ValueError, "N >= 1"),
