@@ -11,12 +11,14 @@ from fastard.api import (
     APGDInfo,
     AttackInfo,
     PairPGD,
+    SquareInfo,
     apgd,
     fgsm,
     pgd,
     pgd_ce,
     pgd_kl,
     pgd_kl_pair,
+    square,
 )
 from fastard.settings import debug
 
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from fastard import compat, data, engine, losses, methods, models
 
 __all__ = [
-    "PGD", "APGDInfo", "AttackInfo", "PairPGD", "apgd", "compat", "data", "debug", "engine",
-    "fgsm", "losses", "methods", "models", "ops", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair",
+    "PGD", "APGDInfo", "AttackInfo", "PairPGD", "SquareInfo", "apgd", "compat", "data", "debug", "engine",
+    "fgsm", "losses", "methods", "models", "ops", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair", "square",
 ]  # fmt: skip
 
 _LAZY = ("compat", "data", "engine", "losses", "methods", "models")
