@@ -11,12 +11,14 @@ from fastard.api import (
     APGDInfo,
     AttackInfo,
     PairPGD,
+    SquareInfo,
     apgd,
     fgsm,
     pgd,
     pgd_ce,
     pgd_kl,
     pgd_kl_pair,
+    square,
 )
 from fastard.settings import debug
 
@@ -25,9 +27,9 @@ if TYPE_CHECKING:
     from fastard.autoattack import AutoAttack
 
 __all__ = [
-    "PGD", "APGDInfo", "AttackInfo", "AutoAttack", "PairPGD", "apgd", "autoattack", "compat",
-    "data", "debug", "engine", "fgsm", "losses", "methods", "models", "ops", "pgd", "pgd_ce",
-    "pgd_kl", "pgd_kl_pair",
+    "PGD", "APGDInfo", "AttackInfo", "AutoAttack", "PairPGD", "SquareInfo", "apgd", "autoattack",
+    "compat", "data", "debug", "engine", "fgsm", "losses", "methods", "models", "ops", "pgd",
+    "pgd_ce", "pgd_kl", "pgd_kl_pair", "square",
 ]  # fmt: skip
 
 _LAZY = ("autoattack", "compat", "data", "engine", "losses", "methods", "models")

@@ -3,6 +3,7 @@
 #include <new>
 
 #include "../layers.h"
+#include "../square.h"
 #include "arguments.h"
 
 namespace fastard {
@@ -19,6 +20,7 @@ struct Cpu {
   void summed(const RowArgs& a, const SumArgs& s) { check(cpu_distill_kl(a, s)); }
   void fold(const FoldArgs& a) { check(cpu_fold(a)); }
   void epilogue(const EpilogueArgs& a) { check(cpu_epilogue(a)); }
+  void square(const SquareArgs& a) { check(cpu_square_step(a)); }
 };
 
 #ifdef FASTARD_WITH_CUDA
@@ -62,6 +64,11 @@ class Cuda {
   }
   void fold(const FoldArgs& a) { check(cuda_fold(a, stream_)); }
   void epilogue(const EpilogueArgs& a) { check(cuda_epilogue(a, stream_)); }
+  void square(const SquareArgs& a) {
+    countable(a.channels * a.height * a.width, "a sample's elements");
+    countable(a.classes, "classes");
+    check(cuda_square_step(a, stream_));
+  }
 
  private:
   static void countable(int64_t n, const char* what) {

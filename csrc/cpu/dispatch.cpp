@@ -73,6 +73,14 @@ int cpu_logit_rows(const RowArgs& a) {
                   [&](int64_t b, int64_t e) { return chosen().logit_rows(a, b, e); });
 }
 
+int cpu_square_step(const SquareArgs& a) {
+  if (a.logits && out_of_range(a.labels, a.rows, a.classes)) return kBadLabel;
+  const int64_t side = a.judged_side > a.proposed_side ? a.judged_side : a.proposed_side;
+  const int64_t pixels = a.norm == kLinf ? side * side : a.height * a.width;
+  return parallel(a.rows, a.rows * (a.channels * pixels + a.classes), kGrain,
+                  [&](int64_t b, int64_t e) { return chosen().square_step(a, b, e); });
+}
+
 int cpu_distill_kl(const RowArgs& args, const SumArgs& s) {
   RowArgs a = args;
   a.loss = s.partials;

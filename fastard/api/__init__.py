@@ -6,9 +6,10 @@ from fastard.api.functions import clean_eval_logits, fgsm, pgd, pgd_ce, pgd_kl, 
 from fastard.api.linearised import linearised
 from fastard.api.pair import PairPGD
 from fastard.api.pgd import PGD
+from fastard.api.square import SquareInfo, square
 from fastard.engine import inner_model
 
 __all__ = [
-    "PGD", "APGDInfo", "AttackInfo", "PairPGD", "apgd", "clean_eval_logits", "fgsm", "inner_model",
-    "linearised", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair",
+    "PGD", "APGDInfo", "AttackInfo", "PairPGD", "SquareInfo", "apgd", "clean_eval_logits", "fgsm", "inner_model",
+    "linearised", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair", "square",
 ]  # fmt: skip

@@ -256,7 +256,8 @@ class AutoAttack:
             )
         low, high = (v.item() for v in torch.aminmax(x.detach()))
         # One rounding, for images that were interpolated; NaN fails both comparisons.
-        if not (low >= -1e-6 and high <= 1 + 1e-6):
+        slack = torch.finfo(x.dtype).eps
+        if not (low >= -slack and high <= 1 + slack):
             raise ValueError(
                 f"x_orig must lie in [0, 1], but its values span [{low:.8g}, {high:.8g}]: pass "
                 "images before normalisation, which belongs into the model."

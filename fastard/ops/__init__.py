@@ -9,10 +9,11 @@ from fastard.ops.logit_loss import logit_loss
 from fastard.ops.pgd_step import pgd_step_
 from fastard.ops.prepare import prepared, round_towards
 from fastard.ops.random_start import random_start_
+from fastard.ops.square import square_step_
 
 __all__ = [
     "Backend", "backend", "counter_noise", "distill_kl", "epilogue", "epilogue_backward",
     "fold_bn_", "layers", "logit_loss", "offered",
     "pgd_step_", "prepared", "random_start_",
-    "round_towards",
+    "round_towards", "square_step_",
 ]  # fmt: skip
