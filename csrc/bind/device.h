@@ -2,6 +2,7 @@
 #pragma once
 #include <new>
 
+#include "../fab.h"
 #include "../layers.h"
 #include "arguments.h"
 
@@ -19,6 +20,7 @@ struct Cpu {
   void summed(const RowArgs& a, const SumArgs& s) { check(cpu_distill_kl(a, s)); }
   void fold(const FoldArgs& a) { check(cpu_fold(a)); }
   void epilogue(const EpilogueArgs& a) { check(cpu_epilogue(a)); }
+  void fab(const FabArgs& a) { check(cpu_fab_step(a)); }
 };
 
 #ifdef FASTARD_WITH_CUDA
@@ -62,6 +64,10 @@ class Cuda {
   }
   void fold(const FoldArgs& a) { check(cuda_fold(a, stream_)); }
   void epilogue(const EpilogueArgs& a) { check(cuda_epilogue(a, stream_)); }
+  void fab(const FabArgs& a) {
+    countable(a.n, "a sample's elements");
+    check(cuda_fab_step(a, stream_));
+  }
 
  private:
   static void countable(int64_t n, const char* what) {

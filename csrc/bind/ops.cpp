@@ -249,7 +249,9 @@ void register_ops() {
   implement(cpu, "logit_loss", logit_loss<Cpu>);
   implement(cpu, "distill_kl", distill_kl<Cpu>);
   define_layer_ops(defs);
+  define_fab_ops(defs);
   implement_layer_ops_cpu(cpu);
+  implement_fab_ops_cpu(cpu);
 #ifdef FASTARD_WITH_CUDA
   TorchLibraryHandle cuda;
   ok(aoti_torch_library_init_impl("fastard", "CUDA", __FILE__, __LINE__, &cuda), "open a library");
@@ -260,6 +262,7 @@ void register_ops() {
   implement(cuda, "logit_loss", logit_loss<Cuda>);
   implement(cuda, "distill_kl", distill_kl<Cuda>);
   implement_layer_ops_cuda(cuda);
+  implement_fab_ops_cuda(cuda);
 #endif
 }
 
