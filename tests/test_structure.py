@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kinds": set(),
     "rows": set(),
     "reference": set(),
+    "reference_fab": set(),
     "reference_layers": set(),
     "reference_noise": set(),
     "reference_square": set(),
@@ -42,8 +43,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "triton_kernels": set(),
     "models": PLAIN,
     "data": PLAIN,
-    "ops": PLAIN | {"native", "reference", "reference_layers", "reference_noise", "triton_kernels",
-                   "reference_square"},
+    "ops": PLAIN
+    | {"reference", "reference_fab", "reference_layers", "reference_noise", "reference_square"}
+    | {"native", "triton_kernels"},
     "losses": PLAIN | {"ops"},
     "attacks": PLAIN | {"ops", "reference_square"},
     "engine": PLAIN | {"ops"},

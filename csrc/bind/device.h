@@ -2,6 +2,7 @@
 #pragma once
 #include <new>
 
+#include "../fab.h"
 #include "../layers.h"
 #include "../square.h"
 #include "arguments.h"
@@ -21,6 +22,7 @@ struct Cpu {
   void fold(const FoldArgs& a) { check(cpu_fold(a)); }
   void epilogue(const EpilogueArgs& a) { check(cpu_epilogue(a)); }
   void square(const SquareArgs& a) { check(cpu_square_step(a)); }
+  void fab(const FabArgs& a) { check(cpu_fab_step(a)); }
 };
 
 #ifdef FASTARD_WITH_CUDA
@@ -68,6 +70,10 @@ class Cuda {
     countable(a.channels * a.height * a.width, "a sample's elements");
     countable(a.classes, "classes");
     check(cuda_square_step(a, stream_));
+  }
+  void fab(const FabArgs& a) {
+    countable(a.n, "a sample's elements");
+    check(cuda_fab_step(a, stream_));
   }
 
  private:

@@ -252,6 +252,8 @@ void register_ops() {
   define_square_ops(defs);
   implement_layer_ops_cpu(cpu);
   implement_square_ops_cpu(cpu);
+  define_fab_ops(defs);
+  implement_fab_ops_cpu(cpu);
 #ifdef FASTARD_WITH_CUDA
   TorchLibraryHandle cuda;
   ok(aoti_torch_library_init_impl("fastard", "CUDA", __FILE__, __LINE__, &cuda), "open a library");
@@ -263,6 +265,7 @@ void register_ops() {
   implement(cuda, "distill_kl", distill_kl<Cuda>);
   implement_layer_ops_cuda(cuda);
   implement_square_ops_cuda(cuda);
+  implement_fab_ops_cuda(cuda);
 #endif
 }
 

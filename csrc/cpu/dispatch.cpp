@@ -12,6 +12,8 @@ namespace {
 constexpr int64_t kGrain = 32768;
 // A class costs two exponentials, some sixteen times a step's element.
 constexpr int64_t kRowGrain = 4096;
+// FAB's searches go over a sample some twenty times.
+constexpr int64_t kFabGrain = 2048;
 
 const CpuTable* widest() {
   const CpuTable* table = &fastard_cpu_base;
@@ -64,6 +66,11 @@ int cpu_pgd_step(const StepArgs& args) {
 int cpu_random_start(const StartArgs& a) {
   return parallel(a.n ? a.batch : 0, a.batch * a.n, kGrain,
                   [&](int64_t b, int64_t e) { return chosen().random_start(a, b, e); });
+}
+
+int cpu_fab_step(const FabArgs& a) {
+  return parallel(a.n ? a.batch : 0, a.batch * a.n, kFabGrain,
+                  [&](int64_t b, int64_t e) { return chosen().fab_step(a, b, e); });
 }
 
 int cpu_logit_rows(const RowArgs& a) {

@@ -1,5 +1,6 @@
 // What each ISA's object offers: loops over a range of work units, threads are the caller's matter.
 #pragma once
+#include "../fab.h"
 #include "../kernels.h"
 #include "../square.h"
 
@@ -13,6 +14,7 @@ struct CpuTable {
   int (*random_start)(const StartArgs& a, int64_t begin, int64_t end);
   int (*logit_rows)(const RowArgs& a, int64_t begin, int64_t end);
   int (*square_step)(const SquareArgs& a, int64_t begin, int64_t end);
+  int (*fab_step)(const FabArgs& a, int64_t begin, int64_t end);
 };
 
 }  // namespace fastard

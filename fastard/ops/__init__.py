@@ -4,6 +4,7 @@ from fastard.ops import layers
 from fastard.ops._backend import Backend, backend, offered
 from fastard.ops.counter_noise import counter_noise
 from fastard.ops.distill_kl import distill_kl
+from fastard.ops.fab import fab_step_
 from fastard.ops.layers import epilogue, epilogue_backward, fold_bn_
 from fastard.ops.logit_loss import logit_loss
 from fastard.ops.pgd_step import pgd_step_
@@ -13,7 +14,7 @@ from fastard.ops.square import square_step_
 
 __all__ = [
     "Backend", "backend", "counter_noise", "distill_kl", "epilogue", "epilogue_backward",
-    "fold_bn_", "layers", "logit_loss", "offered",
+    "fab_step_", "fold_bn_", "layers", "logit_loss", "offered",
     "pgd_step_", "prepared", "random_start_",
     "round_towards", "square_step_",
 ]  # fmt: skip
