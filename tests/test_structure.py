@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kinds": set(),
     "rows": set(),
     "reference": set(),
+    "reference_apgd": {"reference"},
     "reference_layers": set(),
     "reference_noise": set(),
     "settings": set(),
@@ -41,7 +42,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "triton_kernels": set(),
     "models": PLAIN,
     "data": PLAIN,
-    "ops": PLAIN | {"native", "reference", "reference_layers", "reference_noise", "triton_kernels"},
+    "ops": PLAIN
+    | {"native", "reference", "reference_apgd", "reference_layers", "reference_noise"}
+    | {"triton_kernels"},
     "losses": PLAIN | {"ops"},
     "attacks": PLAIN | {"ops"},
     "engine": PLAIN | {"ops"},

@@ -2,6 +2,7 @@
 #pragma once
 #include <new>
 
+#include "../apgd.h"
 #include "../layers.h"
 #include "arguments.h"
 
@@ -19,6 +20,9 @@ struct Cpu {
   void summed(const RowArgs& a, const SumArgs& s) { check(cpu_distill_kl(a, s)); }
   void fold(const FoldArgs& a) { check(cpu_fold(a)); }
   void epilogue(const EpilogueArgs& a) { check(cpu_epilogue(a)); }
+  void apgd_step(const ApgdStepArgs& a) { check(cpu_apgd_step(a)); }
+  void apgd_keep(const ApgdKeepArgs& a) { check(cpu_apgd_keep(a)); }
+  void noise(const NoiseArgs& a) { check(cpu_counter_noise(a)); }
 };
 
 #ifdef FASTARD_WITH_CUDA
@@ -62,6 +66,9 @@ class Cuda {
   }
   void fold(const FoldArgs& a) { check(cuda_fold(a, stream_)); }
   void epilogue(const EpilogueArgs& a) { check(cuda_epilogue(a, stream_)); }
+  void apgd_step(const ApgdStepArgs& a) { check(cuda_apgd_step(a, stream_)); }
+  void apgd_keep(const ApgdKeepArgs& a) { check(cuda_apgd_keep(a, stream_)); }
+  void noise(const NoiseArgs& a) { check(cuda_counter_noise(a, stream_)); }
 
  private:
   static void countable(int64_t n, const char* what) {
