@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rows": set(),
     "reference": set(),
     "reference_fab": set(),
+    "reference_apgd": {"reference"},
     "reference_layers": set(),
     "reference_noise": set(),
     "reference_square": set(),

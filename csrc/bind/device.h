@@ -3,6 +3,7 @@
 #include <new>
 
 #include "../fab.h"
+#include "../apgd.h"
 #include "../layers.h"
 #include "../square.h"
 #include "arguments.h"
@@ -23,6 +24,9 @@ struct Cpu {
   void epilogue(const EpilogueArgs& a) { check(cpu_epilogue(a)); }
   void square(const SquareArgs& a) { check(cpu_square_step(a)); }
   void fab(const FabArgs& a) { check(cpu_fab_step(a)); }
+  void apgd_step(const ApgdStepArgs& a) { check(cpu_apgd_step(a)); }
+  void apgd_keep(const ApgdKeepArgs& a) { check(cpu_apgd_keep(a)); }
+  void noise(const NoiseArgs& a) { check(cpu_counter_noise(a)); }
 };
 
 #ifdef FASTARD_WITH_CUDA
@@ -75,6 +79,9 @@ class Cuda {
     countable(a.n, "a sample's elements");
     check(cuda_fab_step(a, stream_));
   }
+  void apgd_step(const ApgdStepArgs& a) { check(cuda_apgd_step(a, stream_)); }
+  void apgd_keep(const ApgdKeepArgs& a) { check(cuda_apgd_keep(a, stream_)); }
+  void noise(const NoiseArgs& a) { check(cuda_counter_noise(a, stream_)); }
 
  private:
   static void countable(int64_t n, const char* what) {

@@ -15,6 +15,9 @@ void implement_square_ops_cuda(TorchLibraryHandle lib);
 void define_fab_ops(TorchLibraryHandle lib);
 void implement_fab_ops_cpu(TorchLibraryHandle lib);
 void implement_fab_ops_cuda(TorchLibraryHandle lib);
+void define_apgd_ops(TorchLibraryHandle lib);
+void implement_apgd_ops_cpu(TorchLibraryHandle lib);
+void implement_apgd_ops_cuda(TorchLibraryHandle lib);
 
 // The encoding of arguments that the kernels assume: torch 2.11's.
 constexpr uint64_t kAbi = (2ull << 56) | (11ull << 48);

@@ -73,6 +73,22 @@ int cpu_fab_step(const FabArgs& a) {
                   [&](int64_t b, int64_t e) { return chosen().fab_step(a, b, e); });
 }
 
+int cpu_apgd_step(const ApgdStepArgs& a) {
+  return parallel(a.n ? a.batch : 0, a.batch * a.n, kGrain,
+                  [&](int64_t b, int64_t e) { return chosen().apgd_step(a, b, e); });
+}
+
+int cpu_apgd_keep(const ApgdKeepArgs& a) {
+  return parallel(a.n ? a.batch : 0, a.batch * a.n, kGrain,
+                  [&](int64_t b, int64_t e) { return chosen().apgd_keep(a, b, e); });
+}
+
+// A number costs ten rounds of multiplications.
+int cpu_counter_noise(const NoiseArgs& a) {
+  return parallel(a.numbers ? a.batch : 0, a.batch * a.numbers, kRowGrain,
+                  [&](int64_t b, int64_t e) { return chosen().counter_noise(a, b, e); });
+}
+
 int cpu_logit_rows(const RowArgs& a) {
   if (out_of_range(a.labels, a.rows, a.classes) || out_of_range(a.goals, a.rows, a.classes))
     return kBadLabel;

@@ -20,11 +20,11 @@ _COMPILED = {
     "cpu": {
         "pgd_step_", "random_start_", "logit_loss", "distill_kl", "fold_bn_", "epilogue",
         "epilogue_backward", "depthwise", "depthwise_backward", "make_bits", "apply_bits",
-        "square_step_", "fab_step_",
+        "square_step_", "fab_step_", "apgd_step_", "apgd_keep_", "counter_noise",
     },
     "cuda": {
         "pgd_step_", "random_start_", "logit_loss", "distill_kl", "fold_bn_", "epilogue",
-        "epilogue_backward", "square_step_", "fab_step_",
+        "epilogue_backward", "square_step_", "fab_step_", "apgd_step_", "apgd_keep_", "counter_noise",
     },
 }  # fmt: skip
 _IN_TRITON = {"pgd_step_", "random_start_", "logit_loss", "distill_kl"}
@@ -179,7 +179,8 @@ def register_fakes() -> None:
     for name in ("pgd_step_.Scalar", "pgd_step_.Tensor", "random_start_.Scalar",
                  "random_start_.Tensor", "logit_loss", "distill_kl", "fold_bn_", "epilogue",
                  "epilogue_backward", "depthwise", "depthwise_backward", "make_bits",
-                 "apply_bits", "square_step_", "fab_step_"):  # fmt: skip
+                 "apply_bits", "square_step_", "fab_step_",
+                 "apgd_step_", "apgd_keep_", "counter_noise"):  # fmt: skip
         torch.library.register_fake(f"fastard::{name}", nothing)
 
 
