@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +43,8 @@ class Evaluation:
         self.report = Report(
             owner.version, (), owner.norm, owner.epsilon, told, owner.compat, owner.engine,
             owner.precision, self.robust, [ROBUST] * len(x))  # fmt: skip
+        # The attacks have the logger too: what they flag belongs to this report.
+        owner.logger.flags = self.report.flags
         self._forwards = 0
 
     def _opened(self, path: Path | None) -> tuple[EvaluationState, Adversarials | None]:
@@ -93,10 +94,8 @@ class Evaluation:
         return self.x_adv, self.y_adv
 
     def _flag(self, message: str | None) -> None:
-        if message is not None and message not in self.report.flags:
-            self.report.flags.append(message)
-            self.owner.logger.record(f"Warning: {message}")
-            warnings.warn(message, checks.AutoAttackWarning, stacklevel=5)
+        if message is not None:
+            self.owner.logger.warning(message)
 
     def _batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         rows = rows.to(self.x.device)

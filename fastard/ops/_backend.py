@@ -24,7 +24,8 @@ _COMPILED = {
     },
     "cuda": {
         "pgd_step_", "random_start_", "logit_loss", "distill_kl", "fold_bn_", "epilogue",
-        "epilogue_backward", "square_step_", "fab_step_", "apgd_step_", "apgd_keep_", "counter_noise",
+        "epilogue_backward", "square_step_", "fab_step_", "apgd_step_", "apgd_keep_",
+        "counter_noise",
     },
 }  # fmt: skip
 _IN_TRITON = {"pgd_step_", "random_start_", "logit_loss", "distill_kl"}
