@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"native", "reference", "reference_apgd", "reference_layers", "reference_noise"}
     | {"triton_kernels"},
     "losses": PLAIN | {"ops"},
-    "attacks": PLAIN | {"ops"},
+    "attacks": PLAIN | {"ops", "reference_apgd"},
     "engine": PLAIN | {"ops"},
     "api": PLAIN | {"attacks", "engine", "ops", "settings"},
     "methods": PLAIN | {"api", "losses", "models", "ops"},

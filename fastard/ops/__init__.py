@@ -12,7 +12,8 @@ from fastard.ops.prepare import prepared, round_towards
 from fastard.ops.random_start import random_start_
 
 __all__ = [
-    "Backend", "apgd_keep_", "apgd_step_", "backend", "counter_noise", "distill_kl", "epilogue", "epilogue_backward",
+    "Backend", "apgd_keep_", "apgd_step_", "backend", "counter_noise", "distill_kl",
+    "epilogue", "epilogue_backward",
     "fold_bn_", "layers", "logit_loss", "offered",
     "pgd_step_", "prepared", "random_start_",
     "round_towards",
