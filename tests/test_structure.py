@@ -45,10 +45,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": PLAIN,
     "data": PLAIN,
     "ops": PLAIN
-    | {"reference", "reference_fab", "reference_layers", "reference_noise", "reference_square"}
-    | {"native", "triton_kernels"},
+    | {"reference", "reference_apgd", "reference_fab", "reference_layers", "reference_noise"}
+    | {"reference_square", "native", "triton_kernels"},
     "losses": PLAIN | {"ops"},
-    "attacks": PLAIN | {"ops", "reference_square"},
+    "attacks": PLAIN | {"ops", "reference_apgd", "reference_square"},
     "engine": PLAIN | {"ops"},
     "api": PLAIN | {"attacks", "engine", "ops", "settings"},
     "methods": PLAIN | {"api", "losses", "models", "ops"},
