@@ -31,7 +31,7 @@ RSLAD_IMAGES, RSLAD_EPOCHS, RSLAD_BATCH = 2000, 10, 128
 
 @dataclass
 class Case:
-    """A network in eval mode, images and labels, and the radius."""
+    """A network in eval mode, images and labels, the radius, and at most so many targets."""
 
     name: str
     norm: str
@@ -39,6 +39,7 @@ class Case:
     model: nn.Module
     x: Tensor
     y: Tensor
+    targets: int = 9
 
 
 def cifar10(root: str, part: str, n: int) -> tuple[Tensor, Tensor]:
@@ -104,16 +105,21 @@ def case(name: str, norm: str, n: int, root: str, scratch: Path) -> Case:
     return Case(name, norm, EPS[name, norm], model, x, y)
 
 
+def _budgeted(attack: Any, case: Case, queries: int) -> Any:
+    """Queries and targets, alike for both sides."""
+    attack.square.n_queries = queries
+    for part in (attack.apgd_targeted, attack.fab):
+        part.n_target_classes = min(part.n_target_classes, case.targets)
+    return attack
+
+
 def theirs(case: Case, queries: int) -> Any:
     """The official standard AutoAttack."""
     found = official_attack(case.model, case.norm, case.eps, SEED, case.x.device)
-    found.square.n_queries = queries
-    return found
+    return _budgeted(found, case, queries)
 
 
 def ours(case: Case, queries: int, **options: Any) -> fastard.AutoAttack:
     """fastard's."""
-    found = fastard.AutoAttack(
-        case.model, case.norm, case.eps, SEED, verbose=False, **options)  # fmt: skip
-    found.square.n_queries = queries
-    return found
+    found = fastard.AutoAttack(case.model, case.norm, case.eps, SEED, verbose=False, **options)
+    return _budgeted(found, case, queries)

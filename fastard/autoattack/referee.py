@@ -29,7 +29,12 @@ _SETTINGS = {
 
 def installed() -> str | None:
     """The official package that can be imported, if any."""
-    return next((name for name in PACKAGES if importlib.util.find_spec(name)), None)
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        # A folder of that name is found too: it has no file of its own.
+        if spec is not None and spec.origin is not None:
+            return name
+    return None
 
 
 @contextmanager

@@ -17,7 +17,7 @@ def tiny(classes: int = 5) -> nn.Module:
         nn.ReLU(), nn.Flatten(), nn.Linear(128, classes)).eval()  # fmt: skip
 
 
-def labelled(model: nn.Module, n: int = 24) -> tuple[Tensor, Tensor]:
+def labelled(model: nn.Module, n: int) -> tuple[Tensor, Tensor]:
     """Images and the classes that the model gives them, but two, which it errs on."""
     x = torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -27,6 +27,6 @@ def labelled(model: nn.Module, n: int = 24) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def tiny_case(norm: str = "Linf", n: int = 24) -> Case:
+def tiny_case(norm: str = "Linf", n: int = 16) -> Case:
     model = tiny()
-    return Case("tiny", norm, EPS[norm], model, *labelled(model, n))
+    return Case("tiny", norm, EPS[norm], model, *labelled(model, n), targets=2)

@@ -13,12 +13,12 @@ from tests.autoattack.official_case import tiny_case
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 NORMS = ("Linf", "L2", "L1")
-QUERIES, TARGETS = 60, 3
+QUERIES, TARGETS = 60, 2
 
 
 def small(attack):
-    """A standard version of fewer queries and targets, ours or the official one."""
-    attack.square.n_queries = QUERIES
+    """A standard version of fewer queries, targets and restarts, ours or the official one."""
+    attack.square.n_queries, attack.apgd.n_restarts = QUERIES, 1
     attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = TARGETS
     return attack
 
@@ -35,14 +35,14 @@ def judged(request):
         pytest.skip("no official package is installed: pip install pyautoattack")
     case = tiny_case(request.param)
     official = small(referee.official_attack(case.model, case.norm, case.eps, 0, case.x.device))
-    return case, *referee.official_images(official, case.model, case.x, case.y, bs=16)
+    return case, *referee.official_images(official, case.model, case.x, case.y, bs=10)
 
 
 def test_compat_gives_the_official_images(judged):
     case, x_adv, robust = judged
     assert 0 < int(robust.sum()) < len(robust) - 2
     attack = ours(case, compat="official")
-    found = attack.run_standard_evaluation(case.x, case.y, bs=16)
+    found = attack.run_standard_evaluation(case.x, case.y, bs=10)
     assert attack.report.robust.tolist() == robust.tolist()
     assert torch.equal(found, x_adv)
 
@@ -51,7 +51,7 @@ def test_compat_gives_the_official_images(judged):
 def test_the_engine_gives_the_official_verdicts_but_one(judged, options):
     case, _, robust = judged
     attack = ours(case, **options)
-    x_adv = attack.run_standard_evaluation(case.x, case.y, bs=16)
+    x_adv = attack.run_standard_evaluation(case.x, case.y, bs=10)
     differing = (attack.report.robust != robust).nonzero()[:, 0].tolist()
     assert len(differing) <= 1, differing
     with torch.no_grad():
@@ -87,8 +87,8 @@ def test_the_referee_says_where_it_differs(monkeypatch):
     assert all(p.grad is None for p in case.model.parameters())
     attack.report.robust[2] ^= True
     assert referee.agreement(attack, case.x, case.y).differing == [2]
-    with pytest.raises(ValueError, match="n must lie between 1 and 24, but is 25"):
-        referee.agreement(attack, case.x, case.y, n=25)
+    with pytest.raises(ValueError, match="n must lie between 1 and 16, but is 17"):
+        referee.agreement(attack, case.x, case.y, n=17)
     with pytest.raises(ValueError, match="must have evaluated the 3 samples"):
         referee.agreement(attack, case.x[:3], case.y[:3])
     monkeypatch.setattr(referee, "installed", lambda: None)
