@@ -33,8 +33,7 @@ class Walk:
 class Rows:
     """Samples on their way; each field is [B, ...], as `fab_step_` has them.
 
-    `hopeful` says whose last test was an adversarial; `goals`, [B], are the classes aimed at, or
-    None.
+    `goals`, [B], are the classes aimed at, or None.
     """
 
     at: Tensor
@@ -43,7 +42,6 @@ class Rows:
     tests: Tensor
     trying: Tensor
     x: Tensor
-    hopeful: Tensor
     y: Tensor
     goals: Tensor | None
 
@@ -52,7 +50,7 @@ class Rows:
         no = torch.zeros_like(y, dtype=torch.bool)
         return cls(
             start.clone(), x.clone(), torch.full_like(y, FAR, dtype=x.dtype),
-            torch.zeros_like(y, dtype=torch.int32), no, x, no.clone(), y, goals)  # fmt: skip
+            torch.zeros_like(y, dtype=torch.int32), no, x, y, goals)  # fmt: skip
 
     def of(self, index: Tensor) -> Rows:
         """Those at `index`."""
@@ -143,7 +141,6 @@ def advance(search: Search, rows: Rows, walk: Walk) -> None:
     logits = search.forward(rows.at)
     gap, grad = hyperplane(search, rows, logits, walk.norm)
     fooled = logits.argmax(1) != rows.y
-    rows.hopeful = torch.where(rows.trying, fooled, rows.hopeful)
     _stepped(rows, walk, fooled, gap.to(rows.x.dtype), grad.to(rows.x.dtype))
 
 
@@ -173,17 +170,14 @@ class Plan:
 
 
 def _plan(rows: Rows, walk: Walk) -> Plan:
-    """Samples mostly stay on the side where their last test was: those expected to fool the model
-    are tested first, since a gradient costs a forward or more.
+    """Whom to test before a gradient is taken: those that have found an adversarial once, most of
+    whose later tests are ones, and, without goals, all: C - 1 gradients would be for nothing.
     """
-    exact = not rows.x.is_cuda
-    # Each of C - 1 gradients would be for nothing.
-    expected = rows.trying if rows.goals is None else rows.trying & rows.hopeful
-    if exact:
-        which = expected.nonzero()[:, 0]
-        return Plan(1, len(which) > 0, which)
-    hopeful = rows.trying if rows.goals is None else rows.hopeful
-    return Plan(BLOCK, bool(hopeful.float().mean() > 0.5))
+    hopeful = torch.ones_like(rows.trying) if rows.goals is None else rows.size < FAR
+    if rows.x.is_cuda:
+        return Plan(BLOCK, bool(hopeful.float().mean() > 0.5))
+    which = (rows.trying & hopeful).nonzero()[:, 0]
+    return Plan(1, len(which) > 0, which)
 
 
 def fab(
