@@ -10,7 +10,7 @@ struct FabArgs {
   void *at, *best, *size;       // size [batch]: the norm of best - x
   int32_t* tests;               // [batch], points tested so far
   uint8_t* trying;              // [batch], whether `at` is a test
-  const void *x, *grad, *gap;   // gap [batch]
+  const void *x, *grad, *gap;   // gap [batch]; grad and gap null: nobody goes on but the fooled
   const uint8_t* fooled;        // [batch]
   int x_type, norm;
   int64_t batch, n, n_iter;

@@ -89,22 +89,24 @@ def step(
 
 def iteration(
     at: Tensor, best: Tensor, size: Tensor, tests: Tensor, trying: Tensor,
-    x: Tensor, grad: Tensor, gap: Tensor, fooled: Tensor,
+    x: Tensor, grad: Tensor | None, gap: Tensor | None, fooled: Tensor,
     norm: str, n_iter: int, limit: float, alpha_max: float, eta: float, beta: float,
     clip_min: float, clip_max: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """at, best, size, tests and trying after one iteration; as `fastard.ops.fab_step_`."""
     flat, origin = at.flatten(1), x.flatten(1)
     active = (tests < n_iter) & ~(size <= limit)
-    tested = active & trying
-    won = tested & fooled
+    won = active & trying & fooled
+    tested = won if grad is None else active & trying
     tests = tests + tested.to(tests.dtype)
     found = length(flat - origin, norm)
     kept = won & (found < size)
     best = torch.where(kept[:, None], flat, best.flatten(1)).view_as(at)
     size = torch.where(kept, found, size)
-    goes = active & ~won & (tests < n_iter)
-    moved = step(flat, origin, grad.flatten(1), gap, norm, alpha_max, eta, clip_min, clip_max)
-    back = origin + (flat - origin) * beta
-    after = torch.where(won[:, None], back, torch.where(goes[:, None], moved, flat))
-    return after.view_as(at), best, size, tests, (trying & ~won) | goes
+    after = torch.where(won[:, None], origin + (flat - origin) * beta, flat)
+    trying = trying & ~won
+    if grad is not None and gap is not None:
+        goes = active & ~won & (tests < n_iter)
+        moved = step(flat, origin, grad.flatten(1), gap, norm, alpha_max, eta, clip_min, clip_max)
+        after, trying = torch.where(goes[:, None], moved, after), trying | goes
+    return after.view_as(at), best, size, tests, trying

@@ -22,7 +22,7 @@ void require_rows(const Tensor& t, const Tensor& at, int32_t dtype, const char* 
 template <class Device> void fab_step(StableIValue* s, uint64_t, uint64_t) {
   Tensor at = Tensor::required(s[0]), best = Tensor::required(s[1]), size = Tensor::required(s[2]);
   Tensor tests = Tensor::required(s[3]), trying = Tensor::required(s[4]);
-  Tensor x = Tensor::required(s[5]), grad = Tensor::required(s[6]), gap = Tensor::required(s[7]);
+  Tensor x = Tensor::required(s[5]), grad = Tensor::optional(s[6]), gap = Tensor::optional(s[7]);
   Tensor fooled = Tensor::required(s[8]);
   require(at.dim() >= 1 && at.dense_samples(),
           "at must be dense with samples outermost (contiguous or channels_last).");
@@ -31,14 +31,15 @@ template <class Device> void fab_step(StableIValue* s, uint64_t, uint64_t) {
   require(a.x_type == kF32 || a.x_type == kF64, "at must be float32 or float64.");
   require_images(best, at, "best");
   require_images(x, at, "x");
-  require_images(grad, at, "grad");
+  require(!grad == !gap, "grad and gap go together.");
+  if (grad) require_images(grad, at, "grad");
   require_rows(size, at, at.dtype(), "size");
-  require_rows(gap, at, at.dtype(), "gap");
+  if (gap) require_rows(gap, at, at.dtype(), "gap");
   require_rows(tests, at, aoti_torch_dtype_int32(), "tests");
   require_rows(trying, at, aoti_torch_dtype_bool(), "trying");
   require_rows(fooled, at, aoti_torch_dtype_bool(), "fooled");
   for (const Tensor* t : {&best, &size, &tests, &trying, &x, &grad, &gap, &fooled})
-    require(t->device_type() == at.device_type() && t->device_index() == at.device_index(),
+    require(!*t || (t->device_type() == at.device_type() && t->device_index() == at.device_index()),
             "all tensors must be on at's device.");
   const int64_t norm = decode<int64_t>(s[9]);
   require(norm >= kLinf && norm <= kL1, "norm is not a known code.");
@@ -69,7 +70,7 @@ template <class Device> void fab_step(StableIValue* s, uint64_t, uint64_t) {
 void define_fab_ops(TorchLibraryHandle lib) {
   define(lib,
          "fab_step_(Tensor(a!) at, Tensor(b!) best, Tensor(c!) size, Tensor(d!) tests, "
-         "Tensor(e!) trying, Tensor x, Tensor grad, Tensor gap, Tensor fooled, int norm, "
+         "Tensor(e!) trying, Tensor x, Tensor? grad, Tensor? gap, Tensor fooled, int norm, "
          "int n_iter, float limit, float alpha_max, float eta, float beta, float clip_min, "
          "float clip_max) -> ()");
 }

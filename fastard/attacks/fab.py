@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -13,8 +12,7 @@ from fastard.attacks.search import Search, compacted
 from fastard.kinds import Norm
 
 FAR = 1e10  # the norm of an adversarial not found yet
-# Passes between two looks at who is done: where looking waits for the device, few looks.
-BLOCKS = {"cpu": 1, "cuda": 10}
+BLOCK = 10  # passes between two looks at who is done, where looking waits for the device
 
 
 @dataclass(frozen=True)
@@ -49,10 +47,10 @@ class Rows:
 
     @classmethod
     def begun(cls, x: Tensor, y: Tensor, goals: Tensor | None, start: Tensor) -> Rows:
+        no = torch.zeros_like(y, dtype=torch.bool)
         return cls(
             start.clone(), x.clone(), torch.full_like(y, FAR, dtype=x.dtype),
-            torch.zeros_like(y, dtype=torch.int32), torch.zeros_like(y, dtype=torch.bool),
-            x, y, goals)  # fmt: skip
+            torch.zeros_like(y, dtype=torch.int32), no, x, y, goals)  # fmt: skip
 
     def of(self, index: Tensor) -> Rows:
         """Those at `index`."""
@@ -125,7 +123,16 @@ def hyperplane(search: Search, rows: Rows, logits: Tensor, norm: Norm) -> tuple[
     return _between(logits, rows.goals, rows.y), grad
 
 
-def iterate(search: Search, rows: Rows, walk: Walk) -> None:
+def _stepped(
+    rows: Rows, walk: Walk, fooled: Tensor, gap: Tensor | None = None, grad: Tensor | None = None
+) -> None:
+    ops.fab_step_(
+        rows.at, rows.best, rows.size, rows.tests, rows.trying, rows.x, grad, gap, fooled,
+        walk.norm, walk.n_iter, walk.limit, walk.alpha_max, walk.eta, walk.beta, walk.clip_min,
+        walk.clip_max)  # fmt: skip
+
+
+def advance(search: Search, rows: Rows, walk: Walk) -> None:
     """One forward and its input gradients for all rows, and what each row makes of them.
 
     A test that the model still answers rightly is at once the place of the next gradient; after one
@@ -133,18 +140,44 @@ def iterate(search: Search, rows: Rows, walk: Walk) -> None:
     """
     logits = search.forward(rows.at)
     gap, grad = hyperplane(search, rows, logits, walk.norm)
-    ops.fab_step_(
-        rows.at, rows.best, rows.size, rows.tests, rows.trying, rows.x, grad.to(rows.x.dtype),
-        gap.to(rows.x.dtype), logits.argmax(1) != rows.y, walk.norm, walk.n_iter, walk.limit,
-        walk.alpha_max, walk.eta, walk.beta, walk.clip_min, walk.clip_max)  # fmt: skip
+    fooled = logits.argmax(1) != rows.y
+    _stepped(rows, walk, fooled, gap.to(rows.x.dtype), grad.to(rows.x.dtype))
 
 
-def _blocks(rows: Rows, walk: Walk) -> Iterator[int]:
-    """Passes until the next look; a row needs at most two a test, and one more."""
-    left, block = 2 * walk.n_iter + 1, BLOCKS.get(rows.x.device.type, 1)
-    while left > 0:
-        yield min(block, left)
-        left -= block
+def look_ahead(search: Search, rows: Rows, walk: Walk, which: Tensor | None) -> None:
+    """One forward alone for the rows at `which` (None: all): what fools the model goes back, so
+    that `advance` takes its gradient where it is of use."""
+    if which is None:
+        fooled = search.logits(rows.at).argmax(1) != rows.y
+    else:
+        fooled = torch.zeros_like(rows.trying)
+        fooled[which] = search.logits(rows.at[which]).argmax(1) != rows.y[which]
+    _stepped(rows, walk, fooled)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the next passes go, decided where the host looks at the device.
+
+    Attributes:
+        passes: until the next look.
+        ahead: whether to look ahead; `which`: at these rows only.
+    """
+
+    passes: int
+    ahead: bool
+    which: Tensor | None = None
+
+
+def _plan(rows: Rows, walk: Walk) -> Plan:
+    """Whom to test before a gradient is taken: those that have found an adversarial once, most of
+    whose later tests are ones, and, without goals, all: C - 1 gradients would be for nothing.
+    """
+    hopeful = torch.ones_like(rows.trying) if rows.goals is None else rows.size < FAR
+    if rows.x.is_cuda:
+        return Plan(BLOCK, bool(hopeful.float().mean() > 0.5))
+    which = (rows.trying & hopeful).nonzero()[:, 0]
+    return Plan(1, len(which) > 0, which)
 
 
 def fab(
@@ -164,15 +197,21 @@ def fab(
     rows = Rows.begun(x.contiguous(), y, goals, (x if start is None else start).contiguous())
     best, size = rows.best.clone(), rows.size.clone()
     places = torch.arange(len(x), device=x.device)
-    for passes in _blocks(rows, walk):
+    done = 0
+    while done <= 2 * walk.n_iter:  # at most two passes a test, and the first
         left = rows.left(walk)
-        still = compacted(left, exact=not x.is_cuda) if search.compacts else None
-        if still is not None and len(still) < len(places):
-            best[places], size[places] = rows.best, rows.size
-            places, rows = places[still], rows.of(still)
-        if len(places) == 0 or not (still is not None or left.any()):
+        if search.compacts:
+            still = compacted(left, exact=not x.is_cuda)
+            if len(still) < len(places):
+                best[places], size[places] = rows.best, rows.size
+                places, rows = places[still], rows.of(still)
+        if len(places) == 0 or not (search.compacts or left.any()):
             break
-        for _ in range(passes):
-            iterate(search, rows, walk)
+        plan = _plan(rows, walk)
+        for _ in range(plan.passes):
+            if plan.ahead:
+                look_ahead(search, rows, walk, plan.which)
+            advance(search, rows, walk)
+        done += plan.passes
     best[places], size[places] = rows.best, rows.size
     return best, size

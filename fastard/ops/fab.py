@@ -17,8 +17,8 @@ def fab_step_(
     tests: Tensor,
     trying: Tensor,
     x: Tensor,
-    grad: Tensor,
-    gap: Tensor,
+    grad: Tensor | None,
+    gap: Tensor | None,
     fooled: Tensor,
     norm: str | float | Norm = "Linf",
     n_iter: int = 100,
@@ -34,6 +34,7 @@ def fab_step_(
     Equivalent to (one sample)::
 
         if tests == n_iter or size <= limit: return        # its search is over
+        if grad is None and not (trying and fooled): return
         tests += trying
         if trying and fooled:                              # beyond the boundary: keep, go back
             if norm(at - x) < size: best, size = at, norm(at - x)
@@ -52,7 +53,8 @@ def fab_step_(
         size: [B], at's dtype, mutated: the norm of best - x, large at first.
         tests: [B] int32, mutated: points tested so far.
         trying: [B] bool, mutated: whether `at` is a test, or only the place of a gradient.
-        gap: [B], at's dtype: the difference of two logits at `at`, grad its gradient.
+        gap: [B], at's dtype: the difference of two logits at `at`, grad its gradient; both None
+            after a forward without gradients.
         fooled: [B] bool: whether the model errs at `at`.
         norm: "Linf", "L2", "L1" or an alias.
         n_iter: tests that a sample has.
@@ -79,8 +81,9 @@ def fab_step_(
     images = [detached(t) for t in (at, best)]
     if not (dense_samples(at) and at.stride() == best.stride()):
         images = [t.contiguous() for t in images]
-    given = (laid_out_like(detached(t), images[0]) for t in (x, grad))
-    run(*images, detached(size), tests, trying, *given, detached(gap), fooled, int(kind), *numbers)
+    laid = [None if t is None else laid_out_like(detached(t), images[0]) for t in (x, grad)]
+    gap = None if gap is None else detached(gap)
+    run(*images, detached(size), tests, trying, *laid, gap, fooled, int(kind), *numbers)
     for t, written in zip((at, best), images, strict=True):
         if written.data_ptr() != t.data_ptr():
             with torch.no_grad():
@@ -90,12 +93,16 @@ def fab_step_(
 
 
 def _check(at: Tensor, best: Tensor, size: Tensor, tests: Tensor, trying: Tensor, x: Tensor,
-           grad: Tensor, gap: Tensor, fooled: Tensor) -> None:  # fmt: skip
+           grad: Tensor | None, gap: Tensor | None, fooled: Tensor) -> None:  # fmt: skip
     if not isinstance(at, Tensor) or at.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"at must be float32 or float64, but is {checks.describe(at)}.")
     if at.dim() < 1:
         raise ValueError("at must be a batch, but has no dimension.")
+    if (grad is None) != (gap is None):
+        raise ValueError("grad and gap go together: give both or neither.")
     for name, t in (("best", best), ("x", x), ("grad", grad)):
+        if t is None:
+            continue
         checks.same_shape(t, at, name, "at")
         checks.same_device(t, at, name, "at")
         if t.dtype != at.dtype:
@@ -104,6 +111,8 @@ def _check(at: Tensor, best: Tensor, size: Tensor, tests: Tensor, trying: Tensor
         ("size", size, at.dtype), ("tests", tests, torch.int32), ("trying", trying, torch.bool),
         ("gap", gap, at.dtype), ("fooled", fooled, torch.bool),
     ):  # fmt: skip
+        if t is None:
+            continue
         checks.same_device(t, at, name, "at")
         if t.dtype != dtype or t.shape != at.shape[:1] or not t.is_contiguous():
             raise ValueError(
