@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from fastard import compat, data, engine, losses, methods, models
 
 __all__ = [
-    "PGD", "APGDInfo", "AttackInfo", "PairPGD", "SquareInfo", "apgd", "compat", "data", "debug", "engine",
-    "fgsm", "losses", "methods", "models", "ops", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair", "square",
+    "PGD", "APGDInfo", "AttackInfo", "PairPGD", "SquareInfo", "apgd", "compat", "data", "debug",
+    "engine", "fgsm", "losses", "methods", "models", "ops", "pgd", "pgd_ce", "pgd_kl",
+    "pgd_kl_pair", "square",
 ]  # fmt: skip
 
 _LAZY = ("compat", "data", "engine", "losses", "methods", "models")
