@@ -102,7 +102,7 @@ def _per_channel(t: Tensor, l2: bool) -> Tensor:
 
 
 def _per_image(t: Tensor, l2: bool) -> Tensor:
-    flat = t.reshape(len(t), -1)
+    flat = t.flatten(1)
     size = (flat**2).sum(-1).sqrt() if l2 else flat.abs().sum(dim=-1)
     return size.view(-1, 1, 1, 1)
 

@@ -42,8 +42,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "triton_kernels": set(),
     "models": PLAIN,
     "data": PLAIN,
-    "ops": PLAIN | {"native", "reference", "reference_layers", "reference_noise", "triton_kernels",
-                   "reference_square"},
+    "ops": PLAIN
+    | {
+        "native",
+        "reference",
+        "reference_layers",
+        "reference_noise",
+        "triton_kernels",
+        "reference_square",
+    },
     "losses": PLAIN | {"ops"},
     "attacks": PLAIN | {"ops", "reference_square"},
     "engine": PLAIN | {"ops"},
