@@ -7,11 +7,11 @@ namespace fastard {
 struct SquareArgs {
   // Images, contiguous [rows, channels, height, width].
   void* x_best;
-  void* trial;        // what the network reads; L1: displacements, not yet projected
+  void* trial;  // what the network reads; L1: displacements, not yet projected
   const void* x;
   const float* mean;  // Linf: trial is (image - mean) / std; [channels] or null
   const float* std;
-  const float* draws;  // U[0,1), [rows or 1, queries, numbers]
+  const float* draws;    // U[0,1), [rows or 1, queries, numbers]
   const float* pyramid;  // L2 and L1: [proposed_side, proposed_side]
   const void* logits;    // [rows, classes] or null
   const int64_t* labels;
@@ -22,7 +22,7 @@ struct SquareArgs {
   bool ce, targeted;
   int64_t rows, channels, height, width, classes;
   int64_t draw_rows, draw_queries, numbers;
-  int64_t judged, judged_side;      // which query of the draws; -1: none
+  int64_t judged, judged_side;  // which query of the draws; -1: none
   int64_t proposed, proposed_side;
   PerSample eps;
   double clip_min, clip_max;

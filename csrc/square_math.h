@@ -31,8 +31,7 @@ template <class A> FA_FN A square_loss(A margin, A z_y, A top, A sum, bool ce, b
 }
 
 // L2 and L1: the size, in its norm, that a channel's window is given.
-template <class A>
-FA_FN A window_size(A eps, A image, A windows, A channels, bool l2) {
+template <class A> FA_FN A window_size(A eps, A image, A windows, A channels, bool l2) {
   if (l2) return root(greater(eps * eps - image * image, A(0)) / channels + windows * windows);
   return (greater(eps - image, A(0)) / channels + windows) * channels;
 }

@@ -102,14 +102,12 @@ def _per_channel(t: Tensor, l2: bool) -> Tensor:
 
 
 def _per_image(t: Tensor, l2: bool) -> Tensor:
-    flat = t.reshape(len(t), -1)
+    flat = t.flatten(1)
     size = (flat**2).sum(-1).sqrt() if l2 else flat.abs().sum(dim=-1)
     return size.view(-1, 1, 1, 1)
 
 
-def displacement(
-    best: Tensor, x: Tensor, eps: Bound, u: Tensor, heap: Tensor, norm: str
-) -> Tensor:
+def displacement(best: Tensor, x: Tensor, eps: Bound, u: Tensor, heap: Tensor, norm: str) -> Tensor:
     """best - x with the mass of a second window moved into a first; L2 and L1, not yet projected.
 
     Args:
@@ -142,9 +140,7 @@ def displacement(
     return delta
 
 
-def on_sphere(
-    delta: Tensor, x: Tensor, eps: Bound, lo: float = 0.0, hi: float = 1.0
-) -> Tensor:
+def on_sphere(delta: Tensor, x: Tensor, eps: Bound, lo: float = 0.0, hi: float = 1.0) -> Tensor:
     """x plus delta scaled to an L2 norm of eps, in the box."""
     return (x + delta / (_per_image(delta, True) + 1e-12) * column(eps, x)).clamp(lo, hi)
 

@@ -10,6 +10,6 @@ from fastard.api.square import SquareInfo, square
 from fastard.engine import inner_model
 
 __all__ = [
-    "PGD", "APGDInfo", "AttackInfo", "PairPGD", "SquareInfo", "apgd", "clean_eval_logits", "fgsm", "inner_model",
-    "linearised", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair", "square",
+    "PGD", "APGDInfo", "AttackInfo", "PairPGD", "SquareInfo", "apgd", "clean_eval_logits", "fgsm",
+    "inner_model", "linearised", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair", "square",
 ]  # fmt: skip

@@ -46,18 +46,20 @@ class SquareInfo:
     seconds: float
 
 
-def asked_of(program: Program, images: Callable[[Tensor], Tensor], x: Tensor) -> Reads:
-    """How Square asks a program in its running block: straight, where what it reads has x's dtype.
+Logits = Callable[[Tensor], Tensor]
+
+
+def asked_of(program: Program, images: Logits, prepared: Logits, x: Tensor) -> Reads:
+    """How Square asks a program in its running block.
 
     Args:
-        images: logits of images, as the search counts them.
+        images: logits of images. prepared: of what the program reads, which Square writes itself
+            where that has x's dtype.
     """
     feed = program.feed(x)
-    if feed.dtype != x.dtype:
+    if feed.is_x or feed.dtype != x.dtype:
         return Reads(images, images)
-    if feed.is_x:
-        return Reads(images, images)
-    return Reads(images, program.infer_feed, feed.mean, feed.std)
+    return Reads(images, prepared, feed.mean, feed.std)
 
 
 def square(
@@ -151,7 +153,8 @@ def square(
     if isinstance(eps, Tensor):
         eps = as_bound(eps, images)
     setting = Squares(
-        ball, eps, n_queries, p_init, loss == "ce", targeted, resc_schedule, clip_min, clip_max)  # fmt: skip
+        ball, eps, n_queries, p_init, loss == "ce", targeted, resc_schedule, clip_min, clip_max
+    )
     program = Program(model, precision, mean=mean, std=std, engine=engine)
     official = None if compat is None else ("draws" if engine else "operations")
     if len(x) == 0:
@@ -168,7 +171,7 @@ def square(
         checks.labels_below(y, clean.shape[1], "y")
         if clean.shape[1] < 2:
             raise ValueError("model must return at least 2 classes, but returns 1.")
-        reads = asked_of(program, logits, images)
+        reads = asked_of(program, logits, program.infer_feed, images)
         found = square_restarts(reads, images, y, ids, setting, seed, n_restarts, official)
     adv = found.adv
     if adv.dtype != x.dtype:

@@ -132,8 +132,9 @@ class SquareAttack:
             images = images.contiguous()
         # What opens the program's running block; a search without one is asked as it is.
         with search.running(images):
-            reads = asked_of(search.program, search.logits, images) if isinstance(
-                search, EngineSearch) else Reads(search.logits, search.logits)  # fmt: skip
+            reads = Reads(search.logits, search.logits)
+            if isinstance(search, EngineSearch):
+                reads = asked_of(search.program, search.logits, search.infer_feed, images)
             if y is None:
                 logits = search.logits(images)
                 y = self._targets(logits, ids) if self.targeted else logits.max(1)[1]
@@ -147,7 +148,8 @@ class SquareAttack:
                     print(
                         f"{query} - success rate={int(broken.sum())}/{len(broken)} "
                         f"({float(broken.float().mean()):.2%}) - avg # queries={used.mean():.1f} "
-                        f"- med # queries={used.median():.1f} - loss={found.loss.mean():.3f}")  # fmt: skip
+                        f"- med # queries={used.median():.1f} - loss={found.loss.mean():.3f}"
+                    )
 
             def judged(restart: int, robust: Tensor) -> None:
                 print(
