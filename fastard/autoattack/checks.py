@@ -1,4 +1,7 @@
-"""The official automatic checks: what makes AutoAttack's answer doubtful, told as warnings."""
+"""The official automatic checks: what makes AutoAttack's answer doubtful, in the official words.
+
+The `flags_doc.md` that they name is github.com/fra31/auto-attack/blob/master/flags_doc.md.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# What each flag means and what to do then.
-FLAGS_DOC = "https://github.com/fra31/auto-attack/blob/master/flags_doc.md"
-_SEE = f" See {FLAGS_DOC} for details."
+_SEE = " See flags_doc.md for details."
 # Python functions by which a forward would compute gradients.
 _GRADIENT_CALLS = ("grad", "backward", "_make_grads")
 
