@@ -10,9 +10,9 @@ bool beside(const Tensor& t, const Tensor& x) {
   return t.device_type() == x.device_type() && t.device_index() == x.device_index();
 }
 void require_image(const Tensor& t, const Tensor& x_adv, const char* name) {
-  require(t.same_shape(x_adv) && t.same_layout(x_adv) && t.dtype() == x_adv.dtype() &&
-              beside(t, x_adv),
-          std::string(name) + " must have x_adv's shape, dtype, device and memory layout.");
+  require(
+      t.same_shape(x_adv) && t.same_layout(x_adv) && t.dtype() == x_adv.dtype() && beside(t, x_adv),
+      std::string(name) + " must have x_adv's shape, dtype, device and memory layout.");
 }
 // fp32 or fp64, which all that goes with it has.
 int own_type(const Tensor& x_adv) {
@@ -24,14 +24,14 @@ int own_type(const Tensor& x_adv) {
 }
 PerSample values(const Tensor& t, const Tensor& x_adv, const char* name) {
   const int64_t n = t.numel(), batch = x_adv.sizes()[0];
-  require((n == 1 || n == batch) && t.contiguous() && t.dtype() == x_adv.dtype() &&
-              beside(t, x_adv),
-          std::string(name) + " must hold one value or one per sample in x_adv's dtype.");
+  require(
+      (n == 1 || n == batch) && t.contiguous() && t.dtype() == x_adv.dtype() && beside(t, x_adv),
+      std::string(name) + " must hold one value or one per sample in x_adv's dtype.");
   return {t.data(), n == 1 ? 0 : 1, 0.0};
 }
 const bool* flags(const Tensor& t, const Tensor& x_adv, const char* name) {
-  require(t.dtype() == aoti_torch_dtype_bool() && t.numel() == x_adv.sizes()[0] &&
-              t.contiguous() && beside(t, x_adv),
+  require(t.dtype() == aoti_torch_dtype_bool() && t.numel() == x_adv.sizes()[0] && t.contiguous() &&
+              beside(t, x_adv),
           std::string(name) + " must be one bool per sample on x_adv's device.");
   return static_cast<const bool*>(t.data());
 }
@@ -112,7 +112,7 @@ template <class Device> void counter_noise(StableIValue* s, uint64_t, uint64_t) 
   Tensor ids = Tensor::required(s[0]), out = Tensor::required(s[5]);
   require(ids.dtype() == aoti_torch_dtype_int64() && ids.dim() == 1 && ids.contiguous(),
           "ids must be contiguous int64 [samples].");
-  require(out.dim() == 2 && out.contiguous() && out.type("out") == kF32 &&
+  require(out.dim() == 2 && (!out.numel() || out.contiguous()) && out.type("out") == kF32 &&
               out.sizes()[0] == ids.numel() && beside(out, ids),
           "out must be contiguous float32 [samples, numbers] on the ids' device.");
   NoiseArgs a = {};

@@ -112,8 +112,8 @@ def apgd(
             f"large_eps goes with norm 'L1' and without best_loss, but norm is {kind.name} and "
             f"best_loss {bool(best_loss)}."
         )
-    if large_eps and steps < 4:
-        raise ValueError(f"steps must be at least 4 with large_eps, but is {steps}.")
+    if large_eps and steps < 3:
+        raise ValueError(f"steps must be at least 3 with large_eps, but is {steps}.")
     checks.box(clip_min, clip_max)
     checks.generator(generator)
     checks.floating(x, "x")

@@ -24,6 +24,11 @@ BLOCK_CPU, BLOCK = 5, 10
 WORTH = 1 / 16
 
 
+def _pads(x: Tensor) -> bool:
+    """Whether batches keep to a few sizes there: recorded graphs are reused."""
+    return x.is_cuda
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a run does, whoever the samples are.
@@ -171,7 +176,7 @@ class Runs:
             if not may_leave or (i + 1) % block or i + 1 == steps:
                 continue
             robust = walk.robust[:real]
-            index = compacted(robust, exact=not of.x.is_cuda)
+            index = compacted(robust, exact=not _pads(of.x))
             if len(index) > (1 - WORTH) * len(walk.robust):
                 continue
             if places is None:
@@ -180,7 +185,7 @@ class Runs:
                 _put(total, places, walk.found, real)
             if len(index) == 0:
                 return total
-            left = len(index) if not of.x.is_cuda else int(robust.count_nonzero())
+            left = int(robust.count_nonzero()) if _pads(of.x) else len(index)
             walk.keep(index)
             of, places, real = of.of(index), places[index[:left]], left
             query = self._query(of)

@@ -128,8 +128,8 @@ class APGDAttack:
         if large and norm != Norm.L1:
             raise ValueError(f"use_largereps goes with norm 'L1', but norm is {self.norm}.")
         steps = checks.steps(self.n_iter_orig if large else self.n_iter, "n_iter")
-        if large and steps < 4:
-            raise ValueError(f"n_iter must be at least 4 with use_largereps, but is {steps}.")
+        if large and steps < 3:
+            raise ValueError(f"n_iter must be at least 3 with use_largereps, but is {steps}.")
         sizes = self.n_iter_2, self.size_decr, self.n_iter_min
         setting = Setting(
             norm, steps, self.loss, float(self.thr_decr), checks.steps(self.eot_iter, "eot_iter"),

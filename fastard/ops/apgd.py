@@ -129,6 +129,8 @@ def apgd_keep_(
         _written(t, x_adv, name)
     if marks.shape != (reference_apgd.MARKS, len(x_adv)):
         raise ValueError(f"marks must be [7, {len(x_adv)}], but are {list(marks.shape)}.")
+    if len(x_adv) == 0:
+        return
     keep = implementation("apgd_keep_", x_adv)
     written = (best, best_grad, fooled, robust, marks)
     if keep is None:
