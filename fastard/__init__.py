@@ -10,8 +10,10 @@ from fastard.api import (
     PGD,
     APGDInfo,
     AttackInfo,
+    FABInfo,
     PairPGD,
     apgd,
+    fab,
     fgsm,
     pgd,
     pgd_ce,
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
     from fastard import compat, data, engine, losses, methods, models
 
 __all__ = [
-    "PGD", "APGDInfo", "AttackInfo", "PairPGD", "apgd", "compat", "data", "debug", "engine",
-    "fgsm", "losses", "methods", "models", "ops", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair",
+    "PGD", "APGDInfo", "AttackInfo", "FABInfo", "PairPGD", "apgd", "compat", "data", "debug",
+    "engine", "fab", "fgsm", "losses", "methods", "models", "ops", "pgd", "pgd_ce", "pgd_kl",
+    "pgd_kl_pair",
 ]  # fmt: skip
 
 _LAZY = ("compat", "data", "engine", "losses", "methods", "models")

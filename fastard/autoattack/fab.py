@@ -205,9 +205,7 @@ class FABAttack_PT:
         right = search.logits(adv).max(1)[1] == y
         return ~(right | (official_size(x - adv, parse_norm(self.norm)) > self.eps))
 
-    def _progress(
-        self, target: int | None, restart: int, robust: Tensor, seconds: float
-    ) -> str:
+    def _progress(self, target: int | None, restart: int, robust: Tensor, seconds: float) -> str:
         aim = "" if target is None else f" - target_class {target}"
         return (
             f"restart {restart}{aim} - robust accuracy: {robust.float().mean():.2%} "
