@@ -184,12 +184,12 @@ class Plan:
     which: Tensor | None = None
 
 
-def _plan(rows: Rows, walk: Walk) -> Plan:
+def _plan(rows: Rows, exact: bool) -> Plan:
     """Whom to test before a gradient is taken: those that have found an adversarial once, most of
     whose later tests are ones, and, without goals, all: C - 1 gradients would be for nothing.
     """
     hopeful = torch.ones_like(rows.trying) if rows.goals is None else rows.size < FAR
-    if rows.x.is_cuda:
+    if not exact:
         return Plan(BLOCK, bool(hopeful.float().mean() > 0.5))
     which = (rows.trying & hopeful).nonzero()[:, 0]
     return Plan(1, len(which) > 0, which)
@@ -197,7 +197,7 @@ def _plan(rows: Rows, walk: Walk) -> Plan:
 
 def fab(
     search: Boundaries, x: Tensor, y: Tensor, walk: Walk,
-    goals: Tensor | None = None, start: Tensor | None = None,
+    goals: Tensor | None = None, start: Tensor | None = None, exact: bool | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(adversarials, their norms [B]): the smallest found, x and 1e10 where there was none.
 
@@ -206,9 +206,12 @@ def fab(
         x: [B, ...] fp32 or fp64 in the box, images that the model takes for y.
         goals: [B], the class that each sample goes to; None: the nearest at each step.
         start: where to begin, x itself if None.
+        exact: whether the host looks after every pass, at exactly those who are left; None: where
+            looking costs nothing.
 
     Source: Croce & Hein 2020 (arXiv 1907.02044), github.com/fra31/auto-attack, fab_base.py.
     """
+    exact = not x.is_cuda if exact is None else exact
     rows = Rows.begun(x.contiguous(), y, goals, (x if start is None else start).contiguous())
     best, size = rows.best.clone(), rows.size.clone()
     places = torch.arange(len(x), device=x.device)
@@ -216,13 +219,13 @@ def fab(
     while done <= 2 * walk.n_iter:  # at most two passes a test, and the first
         left = rows.left(walk)
         if search.compacts:
-            still = compacted(left, exact=not x.is_cuda)
+            still = compacted(left, exact)
             if len(still) < len(places):
                 best[places], size[places] = rows.best, rows.size
                 places, rows = places[still], rows.of(still)
         if len(places) == 0 or not (search.compacts or left.any()):
             break
-        plan = _plan(rows, walk)
+        plan = _plan(rows, exact)
         for _ in range(plan.passes):
             if plan.ahead:
                 look_ahead(search, rows, walk, plan.which)

@@ -201,8 +201,8 @@ print(native.module.cpu_isa())
 
 
 @native_only
-@pytest.mark.parametrize("isa", isas())
-def test_every_instruction_set(isa):
+@pytest.mark.parametrize("isa", isas()[:-1])
+def test_narrower_instruction_sets(isa):
     assert forced(isa, FORCED) == [isa]
 
 
