@@ -125,8 +125,7 @@ template <class A> FAB_FN A fab_alpha(A one, A two, A most) {
   two = greater(two, A(kTinyLength));
   return lesser(greater(one / (one + two), A(0)), most);
 }
-template <class A>
-FAB_FN A fab_mixed(A at, A d_at, A x, A d_x, A eta, A alpha, A lo, A hi) {
+template <class A> FAB_FN A fab_mixed(A at, A d_at, A x, A d_x, A eta, A alpha, A lo, A hi) {
   return clamp((at + eta * d_at) * (A(1) - alpha) + (x + eta * d_x) * alpha, lo, hi);
 }
 

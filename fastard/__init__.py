@@ -10,9 +10,11 @@ from fastard.api import (
     PGD,
     APGDInfo,
     AttackInfo,
+    FABInfo,
     PairPGD,
     SquareInfo,
     apgd,
+    fab,
     fgsm,
     pgd,
     pgd_ce,
@@ -27,9 +29,9 @@ if TYPE_CHECKING:
     from fastard.autoattack import AutoAttack
 
 __all__ = [
-    "PGD", "APGDInfo", "AttackInfo", "AutoAttack", "PairPGD", "SquareInfo", "apgd", "autoattack",
-    "compat", "data", "debug", "engine", "fgsm", "losses", "methods", "models", "ops", "pgd",
-    "pgd_ce", "pgd_kl", "pgd_kl_pair", "square",
+    "PGD", "APGDInfo", "AttackInfo", "AutoAttack", "FABInfo", "PairPGD", "SquareInfo", "apgd",
+    "autoattack", "compat", "data", "debug", "engine", "fab", "fgsm", "losses", "methods",
+    "models", "ops", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair", "square",
 ]  # fmt: skip
 
 _LAZY = ("autoattack", "compat", "data", "engine", "losses", "methods", "models")

@@ -2,6 +2,7 @@
 
 from fastard.api.apgd import APGDInfo, apgd
 from fastard.api.attack import AttackInfo
+from fastard.api.fab import FABInfo, fab
 from fastard.api.functions import clean_eval_logits, fgsm, pgd, pgd_ce, pgd_kl, pgd_kl_pair
 from fastard.api.linearised import linearised
 from fastard.api.pair import PairPGD
@@ -10,6 +11,6 @@ from fastard.api.square import SquareInfo, square
 from fastard.engine import inner_model
 
 __all__ = [
-    "PGD", "APGDInfo", "AttackInfo", "PairPGD", "SquareInfo", "apgd", "clean_eval_logits", "fgsm",
-    "inner_model", "linearised", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair", "square",
+    "PGD", "APGDInfo", "AttackInfo", "FABInfo", "PairPGD", "SquareInfo", "apgd",
+    "clean_eval_logits", "fab", "fgsm", "inner_model", "linearised", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair", "square",
 ]  # fmt: skip

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fastard import ops
-from fastard.attacks.search import Search, compacted
+from fastard.attacks.search import compacted
 from fastard.kinds import Norm
 
 FAR = 1e10  # the norm of an adversarial not found yet
 BLOCK = 10  # passes between two looks at who is done, where looking waits for the device
+
+
+class Boundaries(Protocol):
+    """What FAB asks of a `Search`."""
+
+    compacts: bool
+
+    def logits(self, x: Tensor) -> Tensor: ...
+
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    def vjp(self, dlogits: Tensor, retain: bool = False) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -54,8 +67,10 @@ class Rows:
 
     def of(self, index: Tensor) -> Rows:
         """Those at `index`."""
-        given = (getattr(self, field.name) for field in fields(self))
-        return Rows(*(t if t is None else t[index] for t in given))
+        goals = None if self.goals is None else self.goals[index]
+        return Rows(
+            self.at[index], self.best[index], self.size[index], self.tests[index],
+            self.trying[index], self.x[index], self.y[index], goals)  # fmt: skip
 
     def left(self, walk: Walk) -> Tensor:
         """Bool [B]: whose search is not over."""
@@ -91,7 +106,7 @@ def _between(logits: Tensor, toward: Tensor, away: Tensor) -> Tensor:
     return (logits.gather(1, toward[:, None]) - logits.gather(1, away[:, None]))[:, 0]
 
 
-def nearest(search: Search, logits: Tensor, y: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+def nearest(search: Boundaries, logits: Tensor, y: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     """(gap [B], gradient) of the hyperplane that is nearest to the last forward's points.
 
     Equivalent to: the smallest over classes k != y of ``|z_k - z_y| / (dual_norm(grad(z_k - z_y)) +
@@ -115,7 +130,7 @@ def nearest(search: Search, logits: Tensor, y: Tensor, norm: Norm) -> tuple[Tens
     return gap, grad
 
 
-def hyperplane(search: Search, rows: Rows, logits: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+def hyperplane(search: Boundaries, rows: Rows, logits: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     """(gap [B], gradient) towards the goals, or towards the nearest class."""
     if rows.goals is None:
         return nearest(search, logits, rows.y, norm)
@@ -132,7 +147,7 @@ def _stepped(
         walk.clip_max)  # fmt: skip
 
 
-def advance(search: Search, rows: Rows, walk: Walk) -> None:
+def advance(search: Boundaries, rows: Rows, walk: Walk) -> None:
     """One forward and its input gradients for all rows, and what each row makes of them.
 
     A test that the model still answers rightly is at once the place of the next gradient; after one
@@ -144,7 +159,7 @@ def advance(search: Search, rows: Rows, walk: Walk) -> None:
     _stepped(rows, walk, fooled, gap.to(rows.x.dtype), grad.to(rows.x.dtype))
 
 
-def look_ahead(search: Search, rows: Rows, walk: Walk, which: Tensor | None) -> None:
+def look_ahead(search: Boundaries, rows: Rows, walk: Walk, which: Tensor | None) -> None:
     """One forward alone for the rows at `which` (None: all): what fools the model goes back, so
     that `advance` takes its gradient where it is of use."""
     if which is None:
@@ -169,20 +184,20 @@ class Plan:
     which: Tensor | None = None
 
 
-def _plan(rows: Rows, walk: Walk) -> Plan:
+def _plan(rows: Rows, exact: bool) -> Plan:
     """Whom to test before a gradient is taken: those that have found an adversarial once, most of
     whose later tests are ones, and, without goals, all: C - 1 gradients would be for nothing.
     """
     hopeful = torch.ones_like(rows.trying) if rows.goals is None else rows.size < FAR
-    if rows.x.is_cuda:
+    if not exact:
         return Plan(BLOCK, bool(hopeful.float().mean() > 0.5))
     which = (rows.trying & hopeful).nonzero()[:, 0]
     return Plan(1, len(which) > 0, which)
 
 
 def fab(
-    search: Search, x: Tensor, y: Tensor, walk: Walk,
-    goals: Tensor | None = None, start: Tensor | None = None,
+    search: Boundaries, x: Tensor, y: Tensor, walk: Walk,
+    goals: Tensor | None = None, start: Tensor | None = None, exact: bool | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(adversarials, their norms [B]): the smallest found, x and 1e10 where there was none.
 
@@ -191,9 +206,12 @@ def fab(
         x: [B, ...] fp32 or fp64 in the box, images that the model takes for y.
         goals: [B], the class that each sample goes to; None: the nearest at each step.
         start: where to begin, x itself if None.
+        exact: whether the host looks after every pass, at exactly those who are left; None: where
+            looking costs nothing.
 
     Source: Croce & Hein 2020 (arXiv 1907.02044), github.com/fra31/auto-attack, fab_base.py.
     """
+    exact = not x.is_cuda if exact is None else exact
     rows = Rows.begun(x.contiguous(), y, goals, (x if start is None else start).contiguous())
     best, size = rows.best.clone(), rows.size.clone()
     places = torch.arange(len(x), device=x.device)
@@ -201,13 +219,13 @@ def fab(
     while done <= 2 * walk.n_iter:  # at most two passes a test, and the first
         left = rows.left(walk)
         if search.compacts:
-            still = compacted(left, exact=not x.is_cuda)
+            still = compacted(left, exact)
             if len(still) < len(places):
                 best[places], size[places] = rows.best, rows.size
                 places, rows = places[still], rows.of(still)
         if len(places) == 0 or not (search.compacts or left.any()):
             break
-        plan = _plan(rows, walk)
+        plan = _plan(rows, exact)
         for _ in range(plan.passes):
             if plan.ahead:
                 look_ahead(search, rows, walk, plan.which)

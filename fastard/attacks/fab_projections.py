@@ -91,9 +91,7 @@ def _l2(points: Tensor, w: Tensor, level: Tensor) -> Tensor:
     free_first = mass[:, 0] + over < 0
     inner = ~(free_first | ((d * w).sum(1) + over > 0))
     mass_, over_ = mass[inner], over[inner]
-    place = _bisected(
-        *_range(mass_, n - 1), n, lambda k: mass_.gather(1, k)[:, 0] + over_ > 0
-    )
+    place = _bisected(*_range(mass_, n - 1), n, lambda k: mass_.gather(1, k)[:, 0] + over_ > 0)
     d[free_first] = -(over[free_first] / whole[free_first][:, 0])[:, None] * w[free_first]
     slope = left[inner, place]
     pace = (mass[inner, place] + over[inner]) / slope + sorted_[inner, place]

@@ -74,7 +74,9 @@ def fab_step_(
     state = (at, best, size, tests, trying)
     if run is None:
         with torch.no_grad():
-            found = reference_fab.iteration(*state, x, grad, gap, fooled, kind.name, *numbers)
+            found = reference_fab.iteration(
+                *state, x, grad, gap, fooled, kind.name, n_iter, limit, alpha_max, eta, beta,
+                clip_min, clip_max)  # fmt: skip
             for t, value in zip(state, found, strict=True):
                 t.copy_(value)
         return at
