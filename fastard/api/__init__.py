@@ -12,5 +12,6 @@ from fastard.engine import inner_model
 
 __all__ = [
     "PGD", "APGDInfo", "AttackInfo", "FABInfo", "PairPGD", "SquareInfo", "apgd",
-    "clean_eval_logits", "fab", "fgsm", "inner_model", "linearised", "pgd", "pgd_ce", "pgd_kl", "pgd_kl_pair", "square",
+    "clean_eval_logits", "fab", "fgsm", "inner_model", "linearised", "pgd", "pgd_ce", "pgd_kl",
+    "pgd_kl_pair", "square",
 ]  # fmt: skip

@@ -43,8 +43,9 @@ def square_step_(
     displacements, to be projected (`random_start_`) before the network reads them.
 
     Args:
-        x_best, trial, x: contiguous [B, C, H, W], fp32 or fp64; the first two mutated. In Linf
-            `trial` is x_best but for the window proposed, and (image - mean) / std if given.
+        x_best, trial, x: contiguous [B, C, H, W], fp32 or fp64; the first two mutated. x_best lies
+            in ball and box. In Linf `trial` is x_best but for the window proposed, and
+            (image - mean) / std if given.
         eps: [1] or [B] in x's dtype.
         draws: fp32 in [0, 1), [B or 1, queries, 2 + C] in Linf (row, column, signs), 5 + C else
             (two windows, whether the pyramid is transposed, signs).
