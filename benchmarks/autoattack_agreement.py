@@ -24,6 +24,7 @@ def agreement(case: Case, attack: str, queries: int = 5000, bs: int = 250) -> di
         "network": case.name, "norm": case.norm, "eps": case.eps, "attack": attack,
         "images": len(case.x), "batch": bs,
         "queries": queries if attack == "square" else None,
+        "targets": official.fab.n_target_classes if attack == "fab-t" else None,
         "official_robust": int(robust.sum()), "modes": {},
         "seconds": {"official": round(time.perf_counter() - begun, 2)},
     }  # fmt: skip
@@ -36,7 +37,7 @@ def agreement(case: Case, attack: str, queries: int = 5000, bs: int = 250) -> di
         differing = (own.report.robust != robust).nonzero()[:, 0].tolist()
         found["seconds"][mode] = round(time.perf_counter() - begun, 2)
         found["modes"][mode] = {
-            "robust": own.report.robust_accuracy * len(case.x),
+            "robust": int(own.report.robust.sum()),
             "differing": differing,
             "allowed": ALLOWED[mode],
             "agrees": len(differing) <= ALLOWED[mode],

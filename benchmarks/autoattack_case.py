@@ -24,7 +24,7 @@ TEACHERS = {
 EPS = {
     ("resnet4b", "Linf"): 2 / 255, ("cnn_a", "Linf"): 4 / 255, ("rslad", "Linf"): 4 / 255,
     ("resnet4b", "L2"): 0.25, ("resnet4b", "L1"): 4.0,
-    ("resnet18", "Linf"): 0.5 / 255,
+    ("resnet18", "Linf"): 2.5 / 255,
 }  # fmt: skip
 RSLAD_IMAGES, RSLAD_EPOCHS, RSLAD_BATCH = 2000, 10, 128
 
@@ -91,13 +91,15 @@ def case(name: str, norm: str, n: int, root: str, scratch: Path) -> Case:
     """The first n test images under a network.
 
     Of resnet18 no robust weights are at hand: those of a fresh one with the statistics of a
-    trained one, labelled by its own answers.
+    trained one, its mean logits taken out so that it tells images apart, and its own answers.
     """
     x, y = cifar10(root, "test", n)
     if name == "resnet18":
         model = network("resnet18").eval()
         with torch.no_grad():
-            y = model(x).argmax(1)
+            logits = model(x)
+            model.linear.bias -= logits.mean(0)
+            y = (logits - logits.mean(0)).argmax(1)
     elif name == "rslad":
         model = rslad_student(root, scratch / "rslad.safetensors")
     else:

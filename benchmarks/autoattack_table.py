@@ -28,8 +28,11 @@ def _verdicts(part: dict[str, Any]) -> str:
         ids = mode["differing"]
         named = f" (image {', '.join(map(str, ids))})" if ids else ""
         cells.append(f"{len(ids)}{named}{'' if mode['agrees'] else ', too many'}")
-    queries = part["queries"]
-    short = f", {queries} queries" if queries not in (None, 5000) else ""
+    short = "".join(
+        f", {part[what]} {what}"
+        for what, usual in (("queries", 5000), ("targets", 9))
+        if part[what] not in (None, usual)
+    )
     return f"{part['official_robust']} of {part['images']}: {' / '.join(cells)}{short}"
 
 
