@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastard import checks, ops
 from fastard.api.attack import Bound
-from fastard.attacks.square import Reads
+from fastard.attacks.square import Logits, Reads
 from fastard.attacks.square_restarts import square_restarts
 from fastard.attacks.square_schedule import Squares
 from fastard.engine import Inference, Program
@@ -44,9 +44,6 @@ class SquareInfo:
     robust: Tensor
     program: str
     seconds: float
-
-
-Logits = Callable[[Tensor], Tensor]
 
 
 def asked_of(program: Program, images: Logits, prepared: Logits, x: Tensor) -> Reads:
@@ -156,6 +153,7 @@ def square(
         ball, eps, n_queries, p_init, loss == "ce", targeted, resc_schedule, clip_min, clip_max
     )
     program = Program(model, precision, mean=mean, std=std, engine=engine)
+    module = Inference(model, "fp32", mean=mean, std=std, engine=False)
     official = None if compat is None else ("draws" if engine else "operations")
     if len(x) == 0:
         nothing = images.new_zeros(0)
@@ -172,7 +170,9 @@ def square(
         if clean.shape[1] < 2:
             raise ValueError("model must return at least 2 classes, but returns 1.")
         reads = asked_of(program, logits, program.infer_feed, images)
-        found = square_restarts(reads, images, y, ids, setting, seed, n_restarts, official)
+        found = square_restarts(
+            reads, images, y, ids, setting, seed, n_restarts, official,
+            exact=module if official == "draws" else None)  # fmt: skip
     adv = found.adv
     if adv.dtype != x.dtype:
         adv = ops.round_towards(adv, x.detach())
@@ -180,7 +180,7 @@ def square(
         adv = torch.empty_like(x).copy_(adv)
     if not return_info:
         return adv
-    verdict = Inference(model, "fp32", mean=mean, std=std, engine=False)(adv).argmax(1) == y
+    verdict = module(adv).argmax(1) == y
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
     return adv, SquareInfo(

@@ -11,7 +11,7 @@ from fastard import checks, ops
 from fastard.api.square import asked_of
 from fastard.attacks.draws import CounterDraws
 from fastard.attacks.search import Search
-from fastard.attacks.square import Found, Reads
+from fastard.attacks.square import Found, Reads, widened
 from fastard.attacks.square_restarts import square_restarts
 from fastard.attacks.square_schedule import Squares
 from fastard.autoattack.search import EagerSearch, EngineSearch
@@ -91,6 +91,10 @@ class SquareAttack:
                 else EngineSearch(Program(self.predict, "fp32")))  # fmt: skip
         return self.search
 
+    def _module(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return widened(self.predict(x))
+
     def _targets(self, logits: Tensor, ids: Tensor) -> Tensor:
         """Any class but the likeliest, evenly."""
         likeliest, others = logits.max(1)[1], logits.shape[1] - 1
@@ -158,7 +162,7 @@ class SquareAttack:
 
             outcome = square_restarts(
                 reads, images, y, ids, setting, self.seed, self.n_restarts, official,
-                search.compacts, told if self.verbose else None,
-                judged if self.verbose else None)  # fmt: skip
+                search.compacts, self._module if official == "draws" else None,
+                told if self.verbose else None, judged if self.verbose else None)  # fmt: skip
         adv = outcome.adv
         return adv if adv.dtype == x.dtype else ops.round_towards(adv, x.detach())
