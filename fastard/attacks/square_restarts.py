@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fastard import checks
 from fastard import reference_square as plain
 from fastard.attacks.draws import OfficialDraws
 from fastard.attacks.square import Found, Logits, Reads, Told, square
@@ -51,6 +52,7 @@ def square_restarts(
     """
     ask = reads.images if exact is None else exact
     logits = ask(x.clone())
+    checks.labels_below(y, logits.shape[1], "y")
     withstands = (logits.max(1)[1] == y) ^ setting.targeted
     margin = plain.margins(logits, y, False, setting.targeted)[0].clone()
     found_all = Outcome(x.clone(), withstands, margin, torch.zeros_like(y))
@@ -67,6 +69,9 @@ def square_restarts(
         stepwise = exact is not None and setting.norm != Norm.Linf
         if shared is not None and (official == "operations" or stepwise):
             found = official_square(reads, *rows, here, shared, told, exact)
+            if official != "operations":
+                # The official projection may leave the box by a rounding.
+                found.best.clamp_(setting.clip_min, setting.clip_max)
         else:
             draws = shared if shared is not None else KeyedSquares(int(seed), restart)
             found = square(reads, *rows, here, draws, compacts, told)

@@ -45,7 +45,6 @@ class SquareAttack:
         search: how the model is asked; made at the first call where it is None.
         compat: "official": the official code's random numbers in its order, and with an
             `EagerSearch` its operations too; None: numbers of each sample's own.
-        ids: kept out of the state; see `perturb`.
 
     Andriushchenko et al. 2020 (arXiv 1912.00049), github.com/fra31/auto-attack, square.py.
     """
@@ -121,6 +120,7 @@ class SquareAttack:
         if self.seed is None:
             self.seed = time.time()
         checks.in_box(checks.floating(x, "x"), 0.0, 1.0)
+        setting.require_fits(x)
         if len(x) == 0:
             return x.clone()
         search = self._searches()

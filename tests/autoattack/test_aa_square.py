@@ -320,6 +320,9 @@ def test_the_class_refuses_what_it_cannot_do():
                           ({"eps": 0.1, "norm": "L7"}, "norm")]:  # fmt: skip
         with pytest.raises(ValueError, match=match):
             SquareAttack(net, **change).perturb(x, y)
+    for images, labels, match in [(x, y + 5, "y"), (x[0], y, "x must"), (2 * x, y, "x ")]:
+        with pytest.raises(ValueError, match=match):
+            SquareAttack(net, eps=0.1).perturb(images, labels)
 
 
 def test_found_rows_go_back_to_their_places():
