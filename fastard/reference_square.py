@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -107,22 +109,39 @@ def _per_image(t: Tensor, l2: bool) -> Tensor:
     return size.view(-1, 1, 1, 1)
 
 
-def displacement(best: Tensor, x: Tensor, eps: Bound, u: Tensor, heap: Tensor, norm: str) -> Tensor:
+def _windows(u: Tensor, side: int, x: Tensor, together: bool) -> tuple[list[Any], Tensor]:
+    """How to index a first and a second window, and 1 where either lies, [n or 1, 1, H, W]."""
+    if together:
+        either = torch.zeros(1, 1, *x.shape[2:], dtype=x.dtype, device=x.device)
+        places = []
+        for k in (0, 2):
+            row, at = (int(_offsets(u[:1, k + d], side, x.shape[2 + d])) for d in (0, 1))
+            where = (..., slice(row, row + side), slice(at, at + side))
+            either[where] = 1.0
+            places.append(where)
+        return places, either
+    samples = torch.arange(len(x), device=x.device)[:, None, None, None]
+    planes = torch.arange(x.shape[1], device=x.device)[:, None, None]
+    found = [(samples, planes, *_window(u[:, k : k + 2], side, x)) for k in (0, 2)]
+    return found, torch.max(_mask(u, side, x), _mask(u[:, 2:], side, x))
+
+
+def displacement(
+    best: Tensor, x: Tensor, eps: Bound, u: Tensor, heap: Tensor, norm: str, together: bool = False
+) -> Tensor:
     """best - x with the mass of a second window moved into a first; L2 and L1, not yet projected.
 
     Args:
         u: [n or 1, 5 + channels] in [0, 1).
         heap: `pyramid`, [side, side].
+        together: all samples have the first one's windows, whose places are read: faster.
     """
     l2, side, channels = norm == "L2", len(heap), x.shape[1]
     eps = column(eps, x)
     delta = best - x
-    samples = torch.arange(len(x), device=x.device)[:, None, None, None]
-    planes = torch.arange(channels, device=x.device)[:, None, None]
-    first, second = ((samples, planes, *_window(u[:, k : k + 2], side, x)) for k in (0, 2))
-    before = delta[first]
+    (first, second), either = _windows(u, side, x, together)
+    before = delta[first].contiguous()
     image = _per_image(delta, l2)
-    either = torch.max(_mask(u, side, x), _mask(u[:, 2:], side, x))
     windows = _per_channel(delta * either, l2)
     turned = torch.where((u[:, 4] > 0.5)[:, None, None, None], heap.t(), heap)
     fresh = torch.ones_like(before) * (turned * signs(u[:, 5:])[:, :, None, None])

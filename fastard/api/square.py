@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastard import checks, ops
 from fastard.api.attack import Bound
-from fastard.attacks.square import Reads
+from fastard.attacks.square import Logits, Reads
 from fastard.attacks.square_restarts import square_restarts
 from fastard.attacks.square_schedule import Squares
 from fastard.engine import Inference, Program
@@ -44,9 +44,6 @@ class SquareInfo:
     robust: Tensor
     program: str
     seconds: float
-
-
-Logits = Callable[[Tensor], Tensor]
 
 
 def asked_of(program: Program, images: Logits, prepared: Logits, x: Tensor) -> Reads:
@@ -135,11 +132,11 @@ def square(
     if compat == "official" and (clip_min, clip_max) != (0, 1):
         raise ValueError("compat='official' needs the box [0, 1].")
     checks.floating(x, "x")
-    if x.dim() != 4:
-        raise ValueError(f"x must be a batch of images [B, C, H, W], but is {list(x.shape)}.")
     ball = parse_norm(norm)
-    if ball != Norm.Linf and x.shape[2] < 5:
-        raise ValueError(f"L2 and L1 need images at least 5 pixels high, but x is {list(x.shape)}.")
+    setting = Squares(
+        ball, eps, n_queries, p_init, loss == "ce", targeted, resc_schedule, clip_min, clip_max
+    )
+    setting.require_fits(x)
     checks.radius(eps, x, "eps")
     checks.radius_values(eps, "eps")
     checks.in_box(x, clip_min, clip_max)
@@ -151,11 +148,9 @@ def square(
     images = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
     images = images.contiguous()
     if isinstance(eps, Tensor):
-        eps = as_bound(eps, images)
-    setting = Squares(
-        ball, eps, n_queries, p_init, loss == "ce", targeted, resc_schedule, clip_min, clip_max
-    )
+        setting = replace(setting, eps=as_bound(eps, images))
     program = Program(model, precision, mean=mean, std=std, engine=engine)
+    module = Inference(model, "fp32", mean=mean, std=std, engine=False)
     official = None if compat is None else ("draws" if engine else "operations")
     if len(x) == 0:
         nothing = images.new_zeros(0)
@@ -168,11 +163,12 @@ def square(
     with program.running(images):
         clean = logits(images.clone())
         checks.model_logits(clean)
-        checks.labels_below(y, clean.shape[1], "y")
         if clean.shape[1] < 2:
             raise ValueError("model must return at least 2 classes, but returns 1.")
         reads = asked_of(program, logits, program.infer_feed, images)
-        found = square_restarts(reads, images, y, ids, setting, seed, n_restarts, official)
+        found = square_restarts(
+            reads, images, y, ids, setting, seed, n_restarts, official,
+            exact=module if official == "draws" else None)  # fmt: skip
     adv = found.adv
     if adv.dtype != x.dtype:
         adv = ops.round_towards(adv, x.detach())
@@ -180,7 +176,7 @@ def square(
         adv = torch.empty_like(x).copy_(adv)
     if not return_info:
         return adv
-    verdict = Inference(model, "fp32", mean=mean, std=std, engine=False)(adv).argmax(1) == y
+    verdict = module(adv).argmax(1) == y
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
     return adv, SquareInfo(

@@ -23,6 +23,9 @@ BLOCK_ELSEWHERE = 50
 L1_SHARE = 1 - 1e-6
 
 
+Logits = Callable[[Tensor], Tensor]
+
+
 @dataclass
 class Reads:
     """How a network is asked.
@@ -33,8 +36,8 @@ class Reads:
             images.
     """
 
-    images: Callable[[Tensor], Tensor]
-    prepared: Callable[[Tensor], Tensor]
+    images: Logits
+    prepared: Logits
     mean: Tensor | None = None
     std: Tensor | None = None
 

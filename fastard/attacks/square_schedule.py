@@ -36,6 +36,15 @@ class Squares:
     clip_min: float = 0.0
     clip_max: float = 1.0
 
+    def require_fits(self, x: Tensor) -> None:
+        """Raises ValueError where x cannot be attacked so."""
+        if x.dim() != 4:
+            raise ValueError(f"x must be a batch of images [B, C, H, W], but is {list(x.shape)}.")
+        if self.norm != Norm.Linf and x.shape[2] < 5:
+            raise ValueError(
+                f"L2 and L1 need images at least 5 pixels high, but x is {list(x.shape)}."
+            )
+
     def share(self, query: int) -> float:
         """p at a query, counted from 0."""
         if self.rescaled:

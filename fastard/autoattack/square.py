@@ -11,7 +11,7 @@ from fastard import checks, ops
 from fastard.api.square import asked_of
 from fastard.attacks.draws import CounterDraws
 from fastard.attacks.search import Search
-from fastard.attacks.square import Found, Reads
+from fastard.attacks.square import Found, Reads, widened
 from fastard.attacks.square_restarts import square_restarts
 from fastard.attacks.square_schedule import Squares
 from fastard.autoattack.search import EagerSearch, EngineSearch
@@ -45,7 +45,6 @@ class SquareAttack:
         search: how the model is asked; made at the first call where it is None.
         compat: "official": the official code's random numbers in its order, and with an
             `EagerSearch` its operations too; None: numbers of each sample's own.
-        ids: kept out of the state; see `perturb`.
 
     Andriushchenko et al. 2020 (arXiv 1912.00049), github.com/fra31/auto-attack, square.py.
     """
@@ -91,6 +90,10 @@ class SquareAttack:
                 else EngineSearch(Program(self.predict, "fp32")))  # fmt: skip
         return self.search
 
+    def _module(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return widened(self.predict(x))
+
     def _targets(self, logits: Tensor, ids: Tensor) -> Tensor:
         """Any class but the likeliest, evenly."""
         likeliest, others = logits.max(1)[1], logits.shape[1] - 1
@@ -117,6 +120,7 @@ class SquareAttack:
         if self.seed is None:
             self.seed = time.time()
         checks.in_box(checks.floating(x, "x"), 0.0, 1.0)
+        setting.require_fits(x)
         if len(x) == 0:
             return x.clone()
         search = self._searches()
@@ -158,7 +162,7 @@ class SquareAttack:
 
             outcome = square_restarts(
                 reads, images, y, ids, setting, self.seed, self.n_restarts, official,
-                search.compacts, told if self.verbose else None,
-                judged if self.verbose else None)  # fmt: skip
+                search.compacts, self._module if official == "draws" else None,
+                told if self.verbose else None, judged if self.verbose else None)  # fmt: skip
         adv = outcome.adv
         return adv if adv.dtype == x.dtype else ops.round_towards(adv, x.detach())
