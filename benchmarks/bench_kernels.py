@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import published
+from benchmarks.gpu_square import SquareCase
 from benchmarks.timing import idle_share, interleaved
 from fastard import ops, reference
 
@@ -138,4 +139,16 @@ def test_logit_loss_kl(benchmark, rows, classes):
     record(
         benchmark, lambda: ops.logit_loss(z, t),
         {"eager": eager, "compile": lambda: compiled(z, t)}, {"eager": 5.0},
+    )  # fmt: skip
+
+
+def test_square_step_l2(benchmark):
+    """Floor: 12 bytes an element (two reads, one write); a row stays in cache meanwhile."""
+    case = SquareCase((128, 3, 32, 32))
+    s = case.inputs("cpu", torch.Generator().manual_seed(0))
+    eager = case.chain()
+    torch.testing.assert_close(case.fastard(s)[0], eager(*case.arguments(s)), rtol=0, atol=1e-5)
+    record(
+        benchmark, lambda: case.fastard(s), {"eager": lambda: eager(*case.arguments(s))},
+        {"eager": 5.0},
     )  # fmt: skip

@@ -29,7 +29,8 @@ struct StepArgs {
   int64_t batch, n;         // samples, elements of one
   int64_t channels, plane;  // element i belongs to channel (i / plane) % channels
   PerSample eps, alpha;
-  double clip_min, clip_max, l1_sparsity;
+  PerSample l1_sparsity;  // the share of coordinates that an L1 step moves
+  double clip_min, clip_max;
 };
 
 struct StartArgs {

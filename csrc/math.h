@@ -39,6 +39,11 @@ template <class A> FA_FN A linf_step(A x_adv, A g, A x, A eps, A alpha, A lo, A 
   return clamp(clamp(x_adv + signed_step(g, alpha), x - eps, x + eps), lo, hi);
 }
 
+// APGD's momentum: `fresh` of the step just taken and `rest` of the one before.
+template <class A> FA_FN A apgd_mixed(A v, A moved, A old, A fresh, A rest) {
+  return v + (moved - v) * fresh + (v - old) * rest;
+}
+
 // L2: alpha / (||g|| + 1e-12), or 0 where the norm is not finite.
 template <class A> FA_FN A l2_scale(A alpha, A grad_norm) {
   return finite(grad_norm) ? alpha / (grad_norm + A(kTinyNorm)) : A(0);

@@ -20,7 +20,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 import fastard
-from fastard import native, ops, reference
+from fastard import native, ops, reference, reference_square
 from fastard.engine.precision import cpu_bf16
 from fastard.kinds import LossKind, Norm
 
@@ -212,6 +212,8 @@ def _every_check() -> Iterator[tuple[str, Check]]:
         yield f"logit_loss {kind.name}", partial(_loss_error, kind, False)
         yield f"logit_loss {kind.name} targeted", partial(_loss_error, kind, True)
     yield "distill_kl", _distill_error
+    for norm in Norm:
+        yield f"square_step_ {norm.name}", partial(_square_error, norm)
     yield "pgd_kl attack", _attack_error
 
 
@@ -279,6 +281,26 @@ def _distill_error(device: str) -> float:
         loss = ops.distill_kl(student, teacher, 2.0, "sum", log_floor=1e-5)
         got = torch.autograd.grad(loss, (student, teacher))
     return _error((loss, *got), (rows.sum(), *gradients))
+
+
+def _square_error(norm: Norm, device: str) -> float:
+    x, labels, eps, side = _drawn(4, 3, 9, 7, uniform=True), torch.arange(4), torch.ones(1), 5
+    draws = _drawn(4, 1, reference_square.PLACES[norm.name] + 3, uniform=True)
+    heap = None
+    if norm != Norm.Linf:
+        heap = reference_square.pyramid(side, norm.name, torch.device("cpu"))
+    best = (x + 0.02 * _drawn(4, 3, 7, 9).view_as(x)).clamp(0, 1)
+    rest = (labels, torch.ones(4), torch.zeros(4), torch.ones(4, dtype=torch.int64))
+    wide = [t.double() for t in (best, best, x, eps)]
+    exact = reference_square.step(
+        wide[0], wide[1], wide[2], wide[3], draws, *rest, norm.name, False, False, -1, 0, 0, side,
+        0.0, 1.0, None, heap, None, None)  # fmt: skip
+    own, trial, x, eps, draws = (t.clone().to(device) for t in (best, best, x, eps, draws))
+    labels, margin, loss, queries = (t.to(device) for t in rest)
+    ops.square_step_(
+        own, trial, x, eps, draws, labels, margin, loss, queries, norm, proposed=0,
+        proposed_side=side, pyramid=None if heap is None else heap.to(device))  # fmt: skip
+    return _error((own, trial), exact[:2])
 
 
 def _attack_error(device: str) -> float:

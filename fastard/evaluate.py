@@ -188,8 +188,8 @@ def _shared(config: EvaluateConfig, out: Path, console: Console) -> dict[str, An
             given += [flag] if value else []
         elif value is not None and field.name != "workers":
             given += [flag, str(value)]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-              "--nproc-per-node", str(config.workers), "-m", "fastard", "--", "evaluate"]  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launch += ["--nproc-per-node", str(config.workers), "-m", "fastard", "--", "evaluate"]
     ended = subprocess.run(
         [*launch, *given],
         stdout=subprocess.DEVNULL if console.quiet else None,

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fastard import api
+from fastard.autoattack import AutoAttack
+from fastard.autoattack.report import CLEAN, ROBUST
 from fastard.evaluation.noise import keyed_by
 
 REFERENCE_EPS = 8 / 255
@@ -19,7 +21,8 @@ REFERENCE_EPS = 8 / 255
 class Setting:
     """What all attacks of an evaluation share.
 
-    `surrogate` is the network that transfer attacks are made on. Attacks keep programs in `kept`.
+    `surrogate` is the network that transfer attacks are made on. Attacks keep what they reuse in
+    `kept`, and put into `notes` what a reader of the result must know.
     """
 
     model: nn.Module
@@ -29,6 +32,7 @@ class Setting:
     precision: str | None = "fp32"
     surrogate: nn.Module | None = None
     kept: dict[Any, Any] = field(default_factory=dict, compare=False)
+    notes: set[str] = field(default_factory=set, compare=False)
 
 
 class SuiteAttack(Protocol):
@@ -169,8 +173,6 @@ class AutoAttackParts:
     def _made(self, setting: Setting) -> Any:
         found = setting.kept.get(self.key)
         if found is None:
-            from fastard.autoattack import AutoAttack
-
             found = AutoAttack(
                 setting.model, norm=setting.norm, eps=setting.eps, seed=setting.seed,
                 version=self.version, verbose=False, attacks_to_run=list(self.parts),
@@ -187,7 +189,11 @@ class AutoAttackParts:
     ) -> tuple[Tensor, list[str] | None]:
         attack = self._made(setting)
         adv = attack.run_standard_evaluation(x, y, bs=max(len(x), 1), ids=ids)
-        return adv, [part or "" for part in attack.report.broken_by]
+        report = attack.report
+        setting.notes.update(
+            f"{self.title}: {told}" for told in (*report.reductions, *report.flags)
+        )
+        return adv, ["" if part in (ROBUST, CLEAN) else part for part in report.broken_by]
 
 
 def usable(logits: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ def result_of(
     *,
     by: Mapping[str, Sequence[str]],
     broken: Mapping[str, Sequence[int]],
+    notes: Sequence[str],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """The figures of verdicts by attack, each in the samples' order."""
@@ -46,6 +47,7 @@ def result_of(
         "weighted_robust_accuracy": weighted_robust_accuracy(accuracy["clean"], accuracy["worst"]),
         "broken_logits": {key: sum(column) for key, column in broken.items()},
         "broken_by": first,
+        "notes": list(notes),
         "seconds": dict(seconds),
         "torch": torch.__version__,
         "verdicts": verdicts,
@@ -77,6 +79,8 @@ def protocol(result: Mapping[str, Any]) -> str:
     )
     if result.get("surrogate"):
         line += f"; surrogate {result['surrogate']}"
+    if result["notes"]:
+        line += f"; {'; '.join(result['notes'])}"
     broken = {key: count for key, count in result["broken_logits"].items() if count}
     if broken:
         counts = ", ".join(f"{count} under {key}" for key, count in broken.items())

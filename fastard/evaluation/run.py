@@ -162,6 +162,7 @@ class Evaluation:
         broken = {i for b in self.blocks if b["attack"] == CLEAN
                   for i, bad in zip(b["ids"], b["broken_logits"], strict=True) if bad}  # fmt: skip
         skip = torch.tensor([i in broken for i in rows.tolist()], device=x.device)
+        self.setting.notes.clear()
         found = judge_block(self.setting, attack, x, y, rows, skip)
         block = {
             "attack": key,
@@ -170,6 +171,7 @@ class Evaluation:
             "broken_logits": found.broken_logits.int().tolist(),
             "by": found.by,
             "seconds": round(time.perf_counter() - begun, 3),
+            "notes": sorted(self.setting.notes),
             "examples": [] if attack is None else examples(found, y, rows, attack.title),
         }
         if self.journal is None:
@@ -186,6 +188,7 @@ class Evaluation:
             self.setting, self.suite, self.attacks, self.batch_size, survived,
             by={key: column(self.blocks, key, "by", n) for key in keys},
             broken={key: column(self.blocks, key, "broken_logits", n) for key in keys},
+            notes=sorted({note for block in self.blocks for note in block["notes"]}),
             seconds={
                 key: round(sum(b["seconds"] for b in self.blocks if b["attack"] == key), 3)
                 for key in keys

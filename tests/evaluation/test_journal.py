@@ -82,8 +82,8 @@ def test_a_run_that_ends_anywhere_goes_on_without_repeating_a_verdict(
 
 def test_a_process_killed_in_the_middle_leaves_what_can_be_gone_on_from(checkpoint):
     out = checkpoint.parent / "k.json"
-    command = [sys.executable, "-m", "fastard", "evaluate", "--checkpoint", str(checkpoint),
-               "--data", "digits", "--batch-size", "4", "--eps", "0.1", "--out", str(out)]  # fmt: skip
+    command = [sys.executable, "-m", "fastard", "evaluate", "--checkpoint", str(checkpoint)]
+    command += ["--data", "digits", "--batch-size", "4", "--eps", "0.1", "--out", str(out)]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
