@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": PLAIN | {"attacks", "engine", "ops", "settings"},
     "methods": PLAIN | {"api", "losses", "models", "ops"},
     "compat": PLAIN | {"api", "engine", "losses", "ops", "settings"},
-    "autoattack": CORE | {"progress"},
+    "autoattack": CORE | {"progress", "reference_apgd"},
     "suites": TRAINING,
     "scores": set(),
     "transfer": CORE | {"data"},
