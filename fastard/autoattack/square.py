@@ -42,7 +42,7 @@ class SquareAttack:
         device: accepted; images are attacked where they lie.
 
     Attributes:
-        search: how the model is asked; made at the first call where it is None.
+        search: how the model is asked; None: made from `predict` at each call.
         compat: "official": the official code's random numbers in its order, and with an
             `EagerSearch` its operations too; None: numbers of each sample's own.
 
@@ -83,12 +83,11 @@ class SquareAttack:
             self.p_init, self.loss == "ce", self.targeted, self.rescale_schedule)  # fmt: skip
 
     def _searches(self) -> Search:
-        if self.search is None:
-            official = self.compat == "official"
-            self.search = (
-                EagerSearch(self.predict) if official
-                else EngineSearch(Program(self.predict, "fp32")))  # fmt: skip
-        return self.search
+        if self.search is not None:
+            return self.search
+        if self.compat == "official":
+            return EagerSearch(self.predict)
+        return EngineSearch(Program(self.predict, "fp32"))
 
     def _module(self, x: Tensor) -> Tensor:
         with torch.no_grad():
