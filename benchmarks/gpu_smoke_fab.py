@@ -42,7 +42,7 @@ def step(norm: str, size: tuple[int, int], dtype: torch.dtype, device: str) -> R
                 t.copy_(value)  # type: ignore[attr-defined]
 
         given = [at, x.clone(), *begun, x, grad, gap, fooled]
-        wide = [t.double() if t.is_floating_point() else t.clone() for t in given]
+        wide = [t.clone().double() if t.is_floating_point() else t.clone() for t in given]
         wanted = outcome(wide, plain)
         return outcome([t.to(device) for t in given], ops.fab_step_), wanted
 
