@@ -198,10 +198,10 @@ def _plan(rows: Rows, exact: bool) -> Plan:
     return Plan(1, len(which) > 0, which)
 
 
-def _doubted(rows: Rows, walk: Walk, confirm: Confirm) -> tuple[Tensor, Tensor]:
+def _doubted(rows: Rows, real: int, walk: Walk, confirm: Confirm) -> tuple[Tensor, Tensor]:
     """Places of rows whose search is over with an adversarial that rounding may undo, and which of
     them are one now."""
-    which = (rows.size <= walk.limit).nonzero()[:, 0]
+    which = (rows.size[:real] <= walk.limit).nonzero()[:, 0]
     if len(which) == 0:
         return which, rows.trying[:0]
     logits, y = confirm(rows.best[which]), rows.y[which, None]
@@ -237,29 +237,28 @@ def fab(
     rows = Rows.begun(x.contiguous(), y, goals, (x if start is None else start).contiguous())
     best, size = rows.best.clone(), rows.size.clone()
     spare, spare_size = rows.best.clone(), rows.size.clone()
-    places = torch.arange(len(x), device=x.device)
-    done = 0
-    while done <= 2 * walk.n_iter:  # at most two passes a test, and the first
+    places, real = torch.arange(len(x), device=x.device), len(x)
+    while True:
         left = rows.left(walk)
+        left[real:] = False  # rows that only fill a bucket have no say
         if search.compacts:
-            still = compacted(left, exact)
-            if len(still) < len(places):
-                best[places], size[places] = rows.best, rows.size
-                places, rows = places[still], rows.of(still)
-        if len(places) == 0 or not (search.compacts or left.any()):
+            still, now = compacted(left, exact), int(left.sum())
+            if now < real:
+                best[places[:real]], size[places[:real]] = rows.best[:real], rows.size[:real]
+                places, rows, real = places[still], rows.of(still), now
+        if real == 0 or not (search.compacts or left.any()):
             break
         plan = _plan(rows, exact)
         for _ in range(plan.passes):
             if plan.ahead:
                 look_ahead(search, rows, walk, plan.which)
             advance(search, rows, walk)
-        done += plan.passes
         if confirm is not None:
-            which, wrong = _doubted(rows, walk, confirm)
+            which, wrong = _doubted(rows, real, walk, confirm)
             kept = which[wrong]
             spare[places[kept]], spare_size[places[kept]] = rows.best[kept], rows.size[kept]
             rows.best[which], rows.size[which] = rows.x[which], FAR
-    best[places], size[places] = rows.best, rows.size
-    none = size > walk.limit
-    best = torch.where((none & (spare_size < FAR)).view(-1, *[1] * (x.dim() - 1)), spare, best)
-    return best, torch.where(none & (spare_size < FAR), spare_size, size)
+    best[places[:real]], size[places[:real]] = rows.best[:real], rows.size[:real]
+    taken = (size > walk.limit) & (spare_size < FAR)
+    best = torch.where(taken.view(-1, *[1] * (x.dim() - 1)), spare, best)
+    return best, torch.where(taken, spare_size, size)

@@ -153,7 +153,7 @@ def test_blocks_find_what_single_passes_find(norm, targeted, monkeypatch):
     goals = net(x).argsort(1)[:, -2] if targeted else None
     for limit in (EPS[norm], -1.0):
         with search.running(x):
-            one, two = (fab(search, x, y, Walk(Norm[norm], 6, limit), goals, exact=exact)
+            one, two = (fab(search, x, y, Walk(Norm[norm], 6, limit), goals, None, net, exact)
                         for exact in (True, False))  # fmt: skip
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6)
         assert (one[1] < FAR).any()
