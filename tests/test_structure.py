@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": CORE | {"compat", "data", "methods", "models"},
     "train": {"progress", "training"},
     "evaluate": TRAINING | {"__init__", "scores", "suites"},
-    "doctor": TRAINING | {"__init__", "suites"},
+    "doctor": TRAINING | {"__init__", "reference_fab", "suites"},
     "export": PLAIN | {"models", "progress"},
     "cli": {"__init__", "doctor", "evaluate", "export", "teachers", "train"} | PLAIN,
     "__main__": {"cli"},
