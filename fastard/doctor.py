@@ -20,7 +20,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 import fastard
-from fastard import native, ops, reference, reference_square
+from fastard import native, ops, reference, reference_fab, reference_square
 from fastard.engine.precision import cpu_bf16
 from fastard.kinds import LossKind, Norm
 
@@ -214,6 +214,7 @@ def _every_check() -> Iterator[tuple[str, Check]]:
     yield "distill_kl", _distill_error
     for norm in Norm:
         yield f"square_step_ {norm.name}", partial(_square_error, norm)
+        yield f"fab_step_ {norm.name}", partial(_fab_error, norm.name)
     yield "pgd_kl attack", _attack_error
 
 
@@ -256,6 +257,23 @@ def _start_error(kind: str, norm: str, device: str) -> float:
     x_adv = torch.empty_like(x)
     ops.random_start_(x_adv, x, noise, 0.5, kind, norm, radius=radius)
     return _error((x_adv,), (exact,))
+
+
+def _fab_error(norm: str, device: str) -> float:
+    at, x = _drawn(2, 4, 3, 9, 7, uniform=True)
+    grad = 0.01 * _drawn(4, 3, 9, 7)
+    gap = -0.02 * grad.abs().flatten(1).sum(1)
+    size, tests = torch.full((4,), 1e10), torch.ones(4, dtype=torch.int32)
+    trying, fooled = torch.tensor([[True, True, False, False], [True, False, True, False]])
+    given = [at, x, size, tests, trying, x, grad, gap, fooled]
+    there = [t.clone().to(device) for t in given]
+    # Calls of lists, which a type checker cannot count.
+    plain: Callable[..., Sequence[Tensor]] = reference_fab.iteration
+    step: Callable[..., Tensor] = ops.fab_step_
+    wide = (t.double() if t.is_floating_point() else t for t in given)
+    exact = plain(*wide, norm, 9, -1.0, 0.1, 1.05, 0.9, 0.0, 1.0)
+    step(*there, norm, 9)
+    return _error(there[:3], exact[:3])
 
 
 def _loss_error(kind: LossKind, targeted: bool, device: str) -> float:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 KERNELS = (
     "linf_kernel", "l2_resident", "l2_streamed", "l1_kernel", "start_kernel", "l2_start_resident",
     "l2_start_streamed", "l1_start_kernel", "warp_rows", "block_rows", "distill_warps",
-    "distill_block", "epilogue_kernel", "fold_kernel",
+    "distill_block", "epilogue_kernel", "fold_kernel", "fab_kernel",
 )  # fmt: skip
 
 # Kernels of images that move groups, and the loads of 16 bytes that each has at least.
@@ -115,6 +115,7 @@ def test_images_move_16_bytes_at_once(kernel, arch, cuobjdump, resources):
 OPS = (
     "pgd_step_.Scalar", "pgd_step_.Tensor", "random_start_.Scalar", "random_start_.Tensor",
     "logit_loss", "distill_kl", "fold_bn_", "epilogue", "epilogue_backward",
+    "fab_step_",
 )  # fmt: skip
 
 
