@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import published
+from benchmarks.gpu_cases_apgd import EPS, official_step
 from benchmarks.timing import idle_share, interleaved
 from fastard import ops, reference
 
@@ -138,4 +139,26 @@ def test_logit_loss_kl(benchmark, rows, classes):
     record(
         benchmark, lambda: ops.logit_loss(z, t),
         {"eager": eager, "compile": lambda: compiled(z, t)}, {"eager": 5.0},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", STEP_SHAPES, ids=shape_id)
+def test_apgd_step_linf(benchmark, shape):
+    """Floor: 24 bytes an element (four reads, two writes) at copy_'s byte rate."""
+    torch._dynamo.reset()
+    x_adv, grad, x = step_inputs(shape)
+    x_old, size = x.clone(), torch.full((len(x),), 2 * EPS)
+    eps, column = torch.full((1,), EPS), size.view(-1, 1, 1, 1)
+    compiled = torch.compile(official_step, fullgraph=True)
+    wanted = official_step(x_adv, x_old, grad, x, column)
+    own, own_old = x_adv.clone(), x_old.clone()
+    assert torch.equal(ops.apgd_step_(own, own_old, grad, x, eps, size), wanted)
+    torch.testing.assert_close(compiled(x_adv, x_old, grad, x, column), wanted)
+    record(
+        benchmark, lambda: ops.apgd_step_(own, own_old, grad, x, eps, size),
+        {
+            "eager": lambda: official_step(x_adv, x_old, grad, x, column),
+            "compile": lambda: compiled(x_adv, x_old, grad, x, column),
+        },
+        {"eager": 8.0},
     )  # fmt: skip

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks import gpu_rivals, published
 from benchmarks.gpu_case import Case, Chain, Outputs, Set
+from benchmarks.gpu_cases_apgd import ApgdStepCase
 from fastard import ops, reference
 
 BOUNDS = {"Linf": (8 / 255, 2 / 255), "L2": (0.5, 0.1), "L1": (12.0, 3.0)}
@@ -233,4 +234,5 @@ CASES: tuple[Case, ...] = (
     LossCase((128, 10)),
     LossCase((128, 1000)),
     LossCase((512, 21843)),
+    ApgdStepCase((128, 3, 224, 224)),
 )

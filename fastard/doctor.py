@@ -20,11 +20,12 @@ from rich.text import Text
 from torch import Tensor, nn
 
 import fastard
-from fastard import native, ops, reference
+from fastard import native, ops, reference, reference_apgd, reference_noise
 from fastard.engine.precision import cpu_bf16
 from fastard.kinds import LossKind, Norm
 
-OPS = ("pgd_step_", "random_start_", "logit_loss", "distill_kl")
+OPS = ("pgd_step_", "random_start_", "logit_loss", "distill_kl", "apgd_step_", "apgd_keep_",
+       "counter_noise")  # fmt: skip
 # fp32 against fp64: a dozen roundings, relative to the largest value where that is above 1.
 TOLERANCE = 1e-5
 OTHERS = ("triton", "reference")  # backends that do without the compiled module
@@ -212,6 +213,10 @@ def _every_check() -> Iterator[tuple[str, Check]]:
         yield f"logit_loss {kind.name}", partial(_loss_error, kind, False)
         yield f"logit_loss {kind.name} targeted", partial(_loss_error, kind, True)
     yield "distill_kl", _distill_error
+    for norm in Norm:
+        yield f"apgd_step_ {norm.name}", partial(_apgd_error, norm.name)
+    for normal in (False, True):
+        yield f"counter_noise {'normal' if normal else 'uniform'}", partial(_noise_error, normal)
     yield "pgd_kl attack", _attack_error
 
 
@@ -279,6 +284,32 @@ def _distill_error(device: str) -> float:
         loss = ops.distill_kl(student, teacher, 2.0, "sum", log_floor=1e-5)
         got = torch.autograd.grad(loss, (student, teacher))
     return _error((loss, *got), (rows.sum(), *gradients))
+
+
+def _apgd_error(norm: str, device: str) -> float:
+    """A step and its bookkeeping."""
+    x, grad = _drawn(4, 3, 9, 7, uniform=True), _drawn(4, 3, 9, 7)
+    x_adv, x_old = ((x + 0.02 * _drawn(4, 3, *s).view_as(x)).clamp(0, 1) for s in ((7, 9), (9, 7)))
+    eps, share = torch.tensor([0.03, 0.3, 1.0, 3.0]), torch.tensor([0.1, 0.3, 0.6, 1.0])
+    exact = reference_apgd.apgd_step(
+        x_adv, x_old, grad, x, eps, 2 * eps, norm, 0.75, 0.0, 1.0, share)  # fmt: skip
+    state = (x, torch.zeros_like(x), x, eps > 0, 0.1 * torch.ones(7, 4))
+    told = (grad, x, eps, eps > 0.1)
+    wanted = reference_apgd.apgd_keep(exact, *told, *state, norm == "L1", 3, 0.75)
+    there = [t.clone().to(device) for t in (x_adv, x_old, grad, x, eps, 2 * eps, share)]
+    ops.apgd_step_(*there[:6], norm, share=there[6] if norm == "L1" else None)
+    kept = [t.clone().to(device) for t in state]
+    # From the same point on, so that no comparison turns by rounding.
+    ops.apgd_keep_(
+        exact.to(device), *(t.to(device) for t in told), *kept, sparse=norm == "L1", window=3
+    )
+    return _error((there[0], *kept), [t.double() for t in (exact, *wanted)])
+
+
+def _noise_error(normal: bool, device: str) -> float:
+    ids, key = torch.tensor([0, 7, 2**32 - 1]), (2**63 + 1, 3, 5)
+    exact = reference_noise.counter_noise(ids, 1030, *key, normal)
+    return _error((ops.counter_noise(ids.to(device), 1030, *key, normal),), (exact.double(),))
 
 
 def _attack_error(device: str) -> float:

@@ -136,6 +136,29 @@ def test_against_the_official_package(norm, eps, loss):
     torch.testing.assert_close(info.loss, ops.logit_loss(net(best).detach(), y, loss)[0])
 
 
+def test_larger_radii_against_the_official_package():
+    official = pytest.importorskip(
+        "pyautoattack.autopgd_base", reason="pyautoattack is not installed"
+    )
+    net64, x, y = setting(16)
+    x = x.float()
+
+    def net(v):
+        return net64(v.double()).float()
+
+    attack = official.APGDAttack(
+        net, n_iter=20, norm="L1", eps=12.0, n_restarts=2, seed=3, use_largereps=True
+    )
+    wanted = attack.perturb(x.clone(), y.clone())
+    generator = torch.Generator().manual_seed(3)
+    adv, info = fastard.apgd(
+        net, x, y, "L1", 12.0, 20, n_restarts=2, large_eps=True, generator=generator,
+        return_info=True)  # fmt: skip
+    assert ((net(adv).argmax(1) == y) != (net(wanted).argmax(1) == y)).sum() <= 1
+    assert ((adv - x).abs().flatten(1).sum(1) <= 12 * (1 + 1e-5)).all()
+    assert 0 < info.robust.sum() < 15
+
+
 class NothingRead(TorchDispatchMode):
     """Refuses what makes the host wait for the device."""
 
@@ -233,6 +256,8 @@ def test_half_precision_and_empty_batches():
         ({"eps": -0.1}, "eps must be finite and not negative"),
         ({"loss": "dlr-targeted", "best_loss": True}, "best_loss goes with loss 'ce' or 'dlr'"),
         ({"eot_iter": 0}, "eot_iter must be at least 1"),
+        ({"large_eps": True}, "large_eps goes with norm 'L1'"),
+        ({"large_eps": True, "norm": "L1", "steps": 2}, "steps must be at least 3"),
     ],
 )
 def test_bad_input(change, sentence):

@@ -185,7 +185,7 @@ class RowByRow(nn.Module):
         self.register_buffer("weight", weight)
 
     def forward(self, v):
-        return torch.stack([(v * w).flatten(1).sum(1) for w in self.weight], 1)
+        return torch.stack([(12 * v * w).sin().flatten(1).sum(1) for w in self.weight], 1)
 
 
 @pytest.mark.parametrize("norm", EPS)
@@ -230,9 +230,8 @@ def test_a_sample_of_nan_logits_counts_as_broken_alone():
     net, x, y = setting(6)
 
     def poisoned(v):
-        z = net(v)
         bad = (torch.arange(len(v)) == 2) & (len(v) == 6)
-        return torch.where(bad[:, None], torch.nan * z, z)
+        return net(v) + torch.where(bad, torch.nan, 0.0)[:, None]
 
     attack = APGDAttack(poisoned, 6, eps=1e-4)
     attack.search = EngineSearch(Program(poisoned, "fp32", engine=False), compacts=False)
