@@ -24,8 +24,7 @@ from fastard import native, ops, reference, reference_apgd, reference_noise
 from fastard.engine.precision import cpu_bf16
 from fastard.kinds import LossKind, Norm
 
-OPS = ("pgd_step_", "random_start_", "logit_loss", "distill_kl", "apgd_step_", "apgd_keep_",
-       "counter_noise")  # fmt: skip
+OPS = ("pgd_step_", "random_start_", "logit_loss", "distill_kl")
 # fp32 against fp64: a dozen roundings, relative to the largest value where that is above 1.
 TOLERANCE = 1e-5
 OTHERS = ("triton", "reference")  # backends that do without the compiled module
@@ -296,14 +295,15 @@ def _apgd_error(norm: str, device: str) -> float:
     state = (x, torch.zeros_like(x), x, eps > 0, 0.1 * torch.ones(7, 4))
     told = (grad, x, eps, eps > 0.1)
     wanted = reference_apgd.apgd_keep(exact, *told, *state, norm == "L1", 3, 0.75)
-    there = [t.clone().to(device) for t in (x_adv, x_old, grad, x, eps, 2 * eps, share)]
-    ops.apgd_step_(*there[:6], norm, share=there[6] if norm == "L1" else None)
+    v, old, g, c, radii, size, part = (
+        t.clone().to(device) for t in (x_adv, x_old, grad, x, eps, 2 * eps, share))  # fmt: skip
+    ops.apgd_step_(v, old, g, c, radii, size, norm, share=part if norm == "L1" else None)
     kept = [t.clone().to(device) for t in state]
     # From the same point on, so that no comparison turns by rounding.
     ops.apgd_keep_(
         exact.to(device), *(t.to(device) for t in told), *kept, sparse=norm == "L1", window=3
     )
-    return _error((there[0], *kept), [t.double() for t in (exact, *wanted)])
+    return _error((v, *kept), [t.double() for t in (exact, *wanted)])
 
 
 def _noise_error(normal: bool, device: str) -> float:
