@@ -282,6 +282,13 @@ def test_a_given_start_and_labels_of_the_models_own():
     assert (net(nearer.perturb(x, y)).argmax(1) != y).sum() > 1
 
 
+@pytest.mark.parametrize("norm", EPS)
+def test_a_radius_of_nothing(norm):
+    net, x, y = setting(4)
+    found = APGDAttack(net, 3, norm, eps=0.0).perturb(x, y, best_loss=True)
+    torch.testing.assert_close(found, x, rtol=0, atol=1e-6)
+
+
 def test_what_is_printed(capsys):
     net, x, y = setting(4)
     APGDAttack(net, 5, "L1", eps=1.0, use_largereps=True, verbose=True).perturb(x, y)
@@ -338,5 +345,7 @@ def test_bad_images_and_labels():
         attack.perturb(x * 2, y)
     with pytest.raises(ValueError, match=r"y must lie in \[0, 10\)"):
         attack.perturb(x, y + 10)
+    with pytest.raises(ValueError, match=r"ids must be one int64 per sample \[4\]"):
+        attack.perturb(x, y, ids=torch.arange(3))
     with pytest.raises(ValueError, match="x_init must have x's shape"):
         attack.perturb(x, y, x_init=x[:1])
