@@ -46,7 +46,7 @@ def keep(sparse: bool, size: tuple[int, int], dtype: torch.dtype, device: str) -
         x, v = (drawn(*shape, uniform=True).to(dtype).flip(k) for k in (0, 1))
         loss = torch.tensor([1.0, -1.0, 2.0, 0.0], dtype=dtype)
         told = v, drawn(*shape).to(dtype), x, loss, loss < 1.5
-        state = [x, torch.zeros_like(x), x, loss < 5, torch.full((7, 4), 0.5, dtype=dtype)]
+        state = [x, torch.zeros_like(x), x, loss < 5, torch.full((9, 4), 0.5, dtype=dtype)]
         wanted = reference_apgd.apgd_keep(*told, *state, sparse, 3, 0.75)
         own = [t.clone().to(device) for t in state]
         ops.apgd_keep_(*(t.to(device) for t in told), *own, sparse=sparse, window=3)

@@ -292,7 +292,7 @@ def _apgd_error(norm: str, device: str) -> float:
     eps, share = torch.tensor([0.03, 0.3, 1.0, 3.0]), torch.tensor([0.1, 0.3, 0.6, 1.0])
     exact = reference_apgd.apgd_step(
         x_adv, x_old, grad, x, eps, 2 * eps, norm, 0.75, 0.0, 1.0, share)  # fmt: skip
-    state = (x, torch.zeros_like(x), x, eps > 0, 0.1 * torch.ones(7, 4))
+    state = (x, torch.zeros_like(x), x, eps > 0, 0.1 * torch.ones(9, 4))
     told = (grad, x, eps, eps > 0.1)
     wanted = reference_apgd.apgd_keep(exact, *told, *state, norm == "L1", 3, 0.75)
     v, old, g, c, radii, size, part = (

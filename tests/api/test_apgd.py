@@ -37,7 +37,7 @@ def test_checkpoints_of_a_hundred():
 def test_a_first_window_of_rises_below_the_start_halves_nothing():
     """The official code's memory begins as "halved": being stuck counts from the second window."""
     best = torch.tensor([10.0, 10.0])
-    marks = first_marks(best, torch.rand(2, 3), 1.0, Norm.Linf, None)
+    marks = first_marks(best, torch.rand(2, 3), 1.0, Norm.Linf, best, True)
     assert torch.equal(marks[SIZE], torch.tensor([2.0, 2.0]))
     looks, back = checkpoints(10), []
     for i in range(4):  # windows of 2, then 1; the second sample's loss falls
