@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastard.attacks import apgd_official as official_code
-from fastard.attacks.apgd import Found, Query, Walk, projected, sphere_start
+from fastard.attacks.apgd import Found, Query, Walk, sphere_start
 from fastard.attacks.apgd_losses import objective
 from fastard.attacks.apgd_schedule import checkpoints, large_radii, sparse_checkpoints
 from fastard.attacks.draws import Draws, GeneratorDraws
@@ -150,11 +150,11 @@ class Runs:
         return start, l1_moved(x + noise, noise, start, x)
 
     def _projected(self, at: Tensor, x: Tensor, eps: float | Tensor) -> Tensor:
-        moves = self._moves(eps)
-        if self.search.official:
-            box = (moves.clip_min, moves.clip_max)
-            return at + official_code.l1_correction(x, at - x, eps, box)
-        return projected(at.clone(), x, moves)
+        """In L1's ball, rounded as the official code rounds it in every mode: the first share of
+        coordinates follows how many differ from x, also those that rounding alone moves."""
+        box = (self.setting.clip_min, self.setting.clip_max)
+        radius = eps.view(-1, 1) if isinstance(eps, Tensor) else eps
+        return at + official_code.l1_correction(x, at - x, radius, box)
 
     def _walk(
         self, of: Rows, start: Tensor, eps: float | Tensor, steps: int, may_leave: bool,
@@ -222,11 +222,8 @@ class Runs:
                 # The official code draws a start here and does not use it.
                 self.draws.randn(of.ids, of.x.shape[1:])
             start = self._projected(at, of.x, eps).clamp(setting.clip_min, setting.clip_max)
-            moved = None
-            if not self.search.official:
-                moved = l1_moved(at, at - of.x, start, of.x)
             last = number == len(phases) - 1
-            found = self._walk(of, start, eps, steps, may_leave and last, moved, False)
+            found = self._walk(of, start, eps, steps, may_leave and last, random=False)
             at = found.best
         return found
 
