@@ -16,7 +16,7 @@ COMMIT ?=
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 INSTALLED := $(VENV)/.fastard-installed
 
-.PHONY: help install demo test test-oldest lint bench bench-attack bench-step bench-training gpu-check clean
+.PHONY: help install demo test test-oldest lint bench bench-attack bench-step bench-training gpu-check docs clean
 help:
 	@echo "make demo    install, train three small networks on digits, print what they withstand"
 	@echo "make test    install, run the whole test suite"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench-step  time whole training steps, write $(RESULTS)/cpu_step.json"
 	@echo "make bench-training  train with and without the engine, write $(RESULTS)/engine_training.json"
 	@echo "make bench   time the kernels, write $(RESULTS)/cpu_kernels.json"
+	@echo "make docs    build the documentation site, build/site/index.html"
 	@echo "make gpu-check OUT=dir  build, test, sanitize and time on this GPU, with $(PYTHON)'s torch"
 
 $(PY):
@@ -33,7 +34,7 @@ $(PY):
 
 # Compiles the kernels; pip shows nothing of that, so ask the binary what it holds.
 $(INSTALLED): $(SOURCES) | $(PY)
-	$(PY) -m pip install --quiet -e ".[test,build]"
+	$(PY) -m pip install --quiet -e ".[test,build,docs]"
 	@$(PY) -c "import fastard.native as n, sys; m = n.module; \
 	  sys.exit('fastard: ' + n.reason) if m is None else print('fastard:', n.reason + ',', \
 	  'CUDA ' + m.cuda_archs if m.has_cuda else 'NO CUDA KERNELS: ' + m.cuda_reason)"
@@ -77,6 +78,9 @@ bench-training: install
 # Installs nothing: PYTHON has torch with CUDA, pytest and what setup.py builds with.
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check --out $(OUT) --minutes $(MINUTES)$(COMMIT:%= --commit %)
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 clean:
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache fastard/*.so $(INSTALLED)
