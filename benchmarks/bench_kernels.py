@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import published
+from benchmarks.gpu_cases_apgd import EPS, official_step
 from benchmarks.gpu_square import SquareCase
 from benchmarks.timing import idle_share, interleaved
 from fastard import ops, reference, reference_fab
@@ -181,3 +182,25 @@ def test_fab_step(benchmark, norm):
     torch.testing.assert_close(own, exact, rtol=0, atol=1e-4)
     rivals = {"official projections": lambda: project(points, w, level)}
     record(benchmark, step, rivals, {"official projections": 10.0})
+
+
+@pytest.mark.parametrize("shape", STEP_SHAPES, ids=shape_id)
+def test_apgd_step_linf(benchmark, shape):
+    """Floor: 24 bytes an element (four reads, two writes) at copy_'s byte rate."""
+    torch._dynamo.reset()
+    x_adv, grad, x = step_inputs(shape)
+    x_old, size = x.clone(), torch.full((len(x),), 2 * EPS)
+    eps, column = torch.full((1,), EPS), size.view(-1, 1, 1, 1)
+    compiled = torch.compile(official_step, fullgraph=True)
+    wanted = official_step(x_adv, x_old, grad, x, column)
+    own, own_old = x_adv.clone(), x_old.clone()
+    assert torch.equal(ops.apgd_step_(own, own_old, grad, x, eps, size), wanted)
+    torch.testing.assert_close(compiled(x_adv, x_old, grad, x, column), wanted)
+    record(
+        benchmark, lambda: ops.apgd_step_(own, own_old, grad, x, eps, size),
+        {
+            "eager": lambda: official_step(x_adv, x_old, grad, x, column),
+            "compile": lambda: compiled(x_adv, x_old, grad, x, column),
+        },
+        {"eager": 8.0},
+    )  # fmt: skip

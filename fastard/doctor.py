@@ -20,7 +20,15 @@ from rich.text import Text
 from torch import Tensor, nn
 
 import fastard
-from fastard import native, ops, reference, reference_fab, reference_square
+from fastard import (
+    native,
+    ops,
+    reference,
+    reference_apgd,
+    reference_fab,
+    reference_noise,
+    reference_square,
+)
 from fastard.engine.precision import cpu_bf16
 from fastard.kinds import LossKind, Norm
 
@@ -215,6 +223,9 @@ def _every_check() -> Iterator[tuple[str, Check]]:
     for norm in Norm:
         yield f"square_step_ {norm.name}", partial(_square_error, norm)
         yield f"fab_step_ {norm.name}", partial(_fab_error, norm.name)
+        yield f"apgd_step_ {norm.name}", partial(_apgd_error, norm.name)
+    for normal in (False, True):
+        yield f"counter_noise {'normal' if normal else 'uniform'}", partial(_noise_error, normal)
     yield "pgd_kl attack", _attack_error
 
 
@@ -319,6 +330,33 @@ def _square_error(norm: Norm, device: str) -> float:
         own, trial, x, eps, draws, labels, margin, loss, queries, norm, proposed=0,
         proposed_side=side, pyramid=None if heap is None else heap.to(device))  # fmt: skip
     return _error((own, trial), exact[:2])
+
+
+def _apgd_error(norm: str, device: str) -> float:
+    """A step and its bookkeeping."""
+    x, grad = _drawn(4, 3, 9, 7, uniform=True), _drawn(4, 3, 9, 7)
+    x_adv, x_old = ((x + 0.02 * _drawn(4, 3, *s).view_as(x)).clamp(0, 1) for s in ((7, 9), (9, 7)))
+    eps, share = torch.tensor([0.03, 0.3, 1.0, 3.0]), torch.tensor([0.1, 0.3, 0.6, 1.0])
+    exact = reference_apgd.apgd_step(
+        x_adv, x_old, grad, x, eps, 2 * eps, norm, 0.75, 0.0, 1.0, share)  # fmt: skip
+    state = (x, torch.zeros_like(x), x, eps > 0, 0.1 * torch.ones(9, 4))
+    told = (grad, x, eps, eps > 0.1)
+    wanted = reference_apgd.apgd_keep(exact, *told, *state, norm == "L1", 3, 0.75)
+    v, old, g, c, radii, size, part = (
+        t.clone().to(device) for t in (x_adv, x_old, grad, x, eps, 2 * eps, share))  # fmt: skip
+    ops.apgd_step_(v, old, g, c, radii, size, norm, share=part if norm == "L1" else None)
+    kept = [t.clone().to(device) for t in state]
+    # From the same point on, so that no comparison turns by rounding.
+    ops.apgd_keep_(
+        exact.to(device), *(t.to(device) for t in told), *kept, sparse=norm == "L1", window=3
+    )
+    return _error((v, *kept), [t.double() for t in (exact, *wanted)])
+
+
+def _noise_error(normal: bool, device: str) -> float:
+    ids, key = torch.tensor([0, 7, 2**32 - 1]), (2**63 + 1, 3, 5)
+    exact = reference_noise.counter_noise(ids, 1030, *key, normal)
+    return _error((ops.counter_noise(ids.to(device), 1030, *key, normal),), (exact.double(),))
 
 
 def _attack_error(device: str) -> float:

@@ -62,7 +62,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": CORE | {"autoattack", "compat", "data", "methods", "models"},
     "train": {"progress", "training"},
     "evaluate": TRAINING | {"__init__", "scores", "suites"},
-    "doctor": TRAINING | {"__init__", "reference_fab", "reference_square", "suites"},
+    "doctor": TRAINING
+    | {
+        "__init__",
+        "reference_apgd",
+        "reference_fab",
+        "reference_noise",
+        "reference_square",
+        "suites",
+    },
     "export": PLAIN | {"models", "progress"},
     "cli": {"__init__", "doctor", "evaluate", "export", "teachers", "train"} | PLAIN,
     "__main__": {"cli"},
