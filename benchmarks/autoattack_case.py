@@ -26,7 +26,7 @@ EPS = {
     ("resnet4b", "L2"): 0.25, ("resnet4b", "L1"): 4.0,
     ("resnet18", "Linf"): 2.5 / 255,
 }  # fmt: skip
-RSLAD_IMAGES, RSLAD_EPOCHS, RSLAD_BATCH = 2000, 10, 128
+RSLAD_IMAGES, RSLAD_EPOCHS, RSLAD_BATCH = 2000, 6, 128
 
 
 @dataclass
