@@ -26,7 +26,7 @@ EPS = {
     ("resnet4b", "L2"): 0.25, ("resnet4b", "L1"): 4.0,
     ("resnet18", "Linf"): 2.5 / 255,
 }  # fmt: skip
-RSLAD_IMAGES, RSLAD_EPOCHS, RSLAD_BATCH = 2000, 10, 128
+RSLAD_IMAGES, RSLAD_EPOCHS, RSLAD_BATCH = 2000, 6, 128
 
 
 @dataclass
@@ -64,7 +64,8 @@ def rslad_student(root: str, kept: Path) -> nn.Module:
 
     Few epochs on few images: it serves agreement, not accuracy. Trained once, kept in `kept`.
     """
-    student = models.build("small_cnn-16", in_channels=3, image_size=32)
+    shape = {"in_channels": 3, "image_size": 32}
+    student = models.build("small_cnn-16", **shape)
     if kept.exists():
         return models.load_checkpoint(kept)[0].eval()
     torch.manual_seed(SEED)
@@ -78,7 +79,7 @@ def rslad_student(root: str, kept: Path) -> nn.Module:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    models.save(kept, student, name="small_cnn-16")
+    models.save(kept, student, name="small_cnn-16", **shape)
     return student.eval()
 
 

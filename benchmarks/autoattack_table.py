@@ -103,13 +103,16 @@ def paragraphs(results: Path, shown: str) -> str:
         return ""
     run = json.loads(path.read_text(encoding="utf-8"))
     info = run["environment"]
-    differing = sum(len(part["differing"]) for part in of_kind(run, "speed"))
+    speed_parts = of_kind(run, "speed")
+    differing = sum(len(part["differing"]) for part in speed_parts)
+    set_up = max((part["set_up_seconds"] for part in speed_parts), default=0.0)
     source = (
         "Agreement: each attack alone on every image, the official package's verdicts beside those "
         'of `compat="official"` with the same seed and batch, eager (0 may differ) and on the '
         "engine (1 may). Speed: one run each, the default draws, "
-        f"{differing} verdicts differing; resnet18 has fresh weights with the statistics of "
-        "trained ones and is its own label. "
+        f"{differing} verdicts differing, without the engine's set-up, once a network and process "
+        f"(at most {set_up:.1f} s); resnet18 has fresh weights with the statistics of trained ones "
+        "and its own answers for labels. "
         f"Source: [`{shown}/{NAME}`]({shown}/{NAME}), `make bench-autoattack` on {info['cpu']}, "
         f"{info['threads']} threads, {info['isa']}, torch {info['torch']}."
     )

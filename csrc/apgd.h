@@ -28,7 +28,9 @@ enum Mark : int {
   kMovedThen = 4,
   kLeast = 5,
   kRadius = 6,
-  kMarks = 7
+  kMovedBest = 7,  // coordinates that differ at the best point, as l1_moved counts
+  kMovedNow = 8,   // and at the latest
+  kMarks = 9
 };
 
 // What a query tells: the best point and the latest that fooled the model, rows copied where they

@@ -33,8 +33,9 @@ template <class A> FA_FN void halve(SampleMarks<A>& m, A loss, int64_t window, A
   if (halved) m.v[kSize] = m.v[kSize] / A(2);
 }
 
-// L1: `moved` of n coordinates differ at the best point; fewer than before start the size anew.
-template <class A> FA_FN void thin(SampleMarks<A>& m, A moved, A n) {
+// L1: where fewer coordinates differ at the best point than before, the size starts anew.
+template <class A> FA_FN void thin(SampleMarks<A>& m, A n) {
+  const A moved = m.v[kMovedBest];
   const bool sparser = moved / m.v[kMovedThen] < A(0.95);
   m.v[kShare] = moved / n / A(1.5);
   m.v[kSize] = sparser ? m.v[kRadius] : greater(m.v[kSize] / A(1.5), m.v[kLeast]);

@@ -30,6 +30,7 @@ struct StepArgs {
   int64_t channels, plane;  // element i belongs to channel (i / plane) % channels
   PerSample eps, alpha;
   PerSample l1_sparsity;  // the share of coordinates that an L1 step moves
+  void* moved;            // L1: l1_moved's count of each sample, in the accumulation type; or null
   double clip_min, clip_max;
 };
 

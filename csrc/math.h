@@ -66,6 +66,14 @@ template <class A> FA_FN A l1_shrunk(A abs_u, A room, A lambda) {
   return lesser(greater(abs_u - lambda, A(0)), room);
 }
 
+// L1: whether a coordinate displaced by u, of which `kept` is left, differs from x once rounded as
+// the official code rounds it, (x + u) - (|u| - kept): it counts those, too, that rounding alone
+// moves.
+template <class A> FA_FN bool l1_moved(A x, A u, A kept) {
+  const A there = x + u;
+  return kept > A(0) || there - u != x;
+}
+
 template <class A> FA_FN A normalised(A v, A mean, A std) { return (v - mean) / std; }
 
 // Uniform noise u in [0, 1) to [-eps, eps], rounded as torch.rand(...) * 2 * eps - eps is.

@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": PLAIN | {"attacks", "engine", "ops", "settings"},
     "methods": PLAIN | {"api", "losses", "models", "ops"},
     "compat": PLAIN | {"api", "engine", "losses", "ops", "settings"},
-    "autoattack": CORE | {"progress"},
+    "autoattack": CORE | {"progress", "reference_apgd"},
     "evaluation": TRAINING | {"__init__", "autoattack", "scores"},
     "scores": set(),
     "transfer": CORE | {"data"},
@@ -62,7 +62,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": CORE | {"autoattack", "compat", "data", "methods", "models"},
     "train": {"progress", "training"},
     "evaluate": TRAINING | {"evaluation", "training"},
-    "doctor": TRAINING | {"__init__", "reference_square"},
+    "doctor": TRAINING
+    | {"__init__", "reference_apgd", "reference_fab", "reference_noise", "reference_square"},
     "export": PLAIN | {"models", "progress"},
     "cli": {"__init__", "doctor", "evaluate", "export", "teachers", "train"} | PLAIN,
     "__main__": {"cli"},

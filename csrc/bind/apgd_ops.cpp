@@ -36,20 +36,20 @@ const bool* flags(const Tensor& t, const Tensor& x_adv, const char* name) {
   return static_cast<const bool*>(t.data());
 }
 
-// x_adv, x_old, grad, x, eps, size, share, norm, fresh, clip_min, clip_max
+// x_adv, x_old, grad, x, eps, size, share, moved, norm, fresh, clip_min, clip_max
 template <class Device> void apgd_step(StableIValue* s, uint64_t, uint64_t) {
   Tensor x_adv = Tensor::required(s[0]), x_old = Tensor::optional(s[1]);
   Tensor grad = Tensor::required(s[2]), x = Tensor::required(s[3]);
   Tensor eps = Tensor::required(s[4]), size = Tensor::required(s[5]);
-  Tensor share = Tensor::optional(s[6]);
+  Tensor share = Tensor::optional(s[6]), moved = Tensor::optional(s[7]);
   const int type = own_type(x_adv);
   require_image(grad, x_adv, "grad");
   require_image(x, x_adv, "x");
   const int64_t batch = x_adv.sizes()[0], n = batch ? x_adv.numel() / batch : 0;
-  const int64_t norm = decode<int64_t>(s[7]);
+  const int64_t norm = decode<int64_t>(s[8]);
   require(norm >= kLinf && norm <= kL1, "norm is not a known code.");
   const PerSample radius = values(eps, x_adv, "eps"), step = values(size, x_adv, "size");
-  const double lo = decode<double>(s[9]), hi = decode<double>(s[10]);
+  const double lo = decode<double>(s[10]), hi = decode<double>(s[11]);
   if (norm == kL1) {
     require(bool(share), "an L1 step needs share.");
     StepArgs a = {};
@@ -59,6 +59,11 @@ template <class Device> void apgd_step(StableIValue* s, uint64_t, uint64_t) {
     a.norm = kL1, a.batch = batch, a.n = n, a.channels = 1, a.plane = n > 0 ? n : 1;
     a.eps = radius, a.alpha = step, a.l1_sparsity = values(share, x_adv, "share");
     a.clip_min = lo, a.clip_max = hi;
+    if (moved) {
+      require(moved.numel() == batch, "moved must hold one value per sample.");
+      if (batch) values(moved, x_adv, "moved");
+      a.moved = moved.mutable_data();
+    }
     if (x_adv.numel()) Device(x_adv).step(a);
     return;
   }
@@ -69,7 +74,7 @@ template <class Device> void apgd_step(StableIValue* s, uint64_t, uint64_t) {
   a.grad = grad.data(), a.x = x.data();
   a.type = type, a.norm = int(norm), a.batch = batch, a.n = n;
   a.eps = radius, a.size = step;
-  a.fresh = decode<double>(s[8]), a.clip_min = lo, a.clip_max = hi;
+  a.fresh = decode<double>(s[9]), a.clip_min = lo, a.clip_max = hi;
   if (x_adv.numel()) Device(x_adv).apgd_step(a);
 }
 
@@ -93,7 +98,7 @@ template <class Device> void apgd_keep(StableIValue* s, uint64_t, uint64_t) {
   if (a.batch) values(loss, x_adv, "loss");
   require(marks.dim() == 2 && marks.sizes()[0] == kMarks && marks.sizes()[1] == a.batch &&
               marks.contiguous() && marks.dtype() == x_adv.dtype() && beside(marks, x_adv),
-          "marks must be contiguous [7, samples] in x_adv's dtype.");
+          "marks must be contiguous [9, samples] in x_adv's dtype.");
   a.x_adv = x_adv.data(), a.grad = grad.data(), a.x = x.data(), a.loss = loss.data();
   a.correct = flags(correct, x_adv, "correct");
   flags(robust, x_adv, "robust");
@@ -139,7 +144,7 @@ template <class Device> void implement_all(TorchLibraryHandle lib) {
 void define_apgd_ops(TorchLibraryHandle lib) {
   define(lib,
          "apgd_step_(Tensor(a!) x_adv, Tensor(b!)? x_old, Tensor grad, Tensor x, Tensor eps, "
-         "Tensor size, Tensor? share, int norm, float fresh, float clip_min, float clip_max) "
+         "Tensor size, Tensor? share, Tensor(c!)? moved, int norm, float fresh, float clip_min, float clip_max) "
          "-> ()");
   define(lib,
          "apgd_keep_(Tensor x_adv, Tensor grad, Tensor x, Tensor loss, Tensor correct, "

@@ -1,9 +1,8 @@
 // APGD's bookkeeping: a block a sample, which reads the sample's marks, copies what changed and
 // writes the marks back. Bytes: 16 an element of a sample whose loss rose (x_adv and grad, read and
-// written), 8 more of one that fooled the model; L1 reads the best point and x where it looks back.
+// written), 8 more of one that fooled the model.
 // Expected: bound by the launch at CIFAR's sizes.
 #include "images.cuh"
-#include "team.cuh"
 // After what names the namespace of math.h.
 #include "../apgd_marks.h"
 
@@ -29,6 +28,7 @@ template <class T, int V> __global__ void __launch_bounds__(kKeepThreads, 1)
   const bool higher = loss > m.v[kBestLoss];
   if (higher) {
     m.v[kBestLoss] = loss;
+    m.v[kMovedBest] = m.v[kMovedNow];
     copy_row<T, V>(a.best, a.x_adv, base, a.n);
     copy_row<T, V>(a.best_grad, a.grad, base, a.n);
   }
@@ -36,16 +36,7 @@ template <class T, int V> __global__ void __launch_bounds__(kKeepThreads, 1)
   if (!a.sparse) {
     halve(m, loss, a.window, T(a.rho * double(a.window)));
   } else if (a.window) {
-    // Each thread's own copies: what it reads of them it has written itself.
-    int mine = 0;
-#pragma unroll 1
-    for (int64_t i = threadIdx.x * V; i < a.n; i += int64_t(blockDim.x) * V) {
-      const Pack<T, V> best = fetch<T, V>(a.best, base + i), x = fetch<T, V>(a.x, base + i);
-#pragma unroll
-      for (int j = 0; j < V; ++j) mine += best.v[j] != x.v[j];
-    }
-    Team team(0, 1);
-    thin(m, T(team.over<Add>(mine)), T(a.n));
+    thin(m, T(a.n));
   }
   // All have read the marks before one writes them.
   __syncthreads();

@@ -3,10 +3,12 @@
 // every pass, from the L2 cache where they fit. Bytes an element, fp32: 12 read, 4 written. Some 15
 // passes with a reduction each (L1: 40) go over it: bound by latency, a few microseconds a sample,
 // all samples at once.
-#include "../fab.h"
-#include "../fab_search.h"
 #include "images.cuh"
 #include "team.cuh"
+
+// After convert.cuh, which names the instruction set.
+#include "../fab.h"
+#include "../fab_search.h"
 
 namespace fastard {
 namespace device {

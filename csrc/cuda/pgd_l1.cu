@@ -109,7 +109,12 @@ template <class X, Place PLACE> __global__ void __launch_bounds__(kMostThreads<P
   });
   moved = team.over<Add>(moved);
   sample.displace(threshold, alpha / (A(moved) + A(kTinyCount)));
-  l1_project(sample, team);
+  int count = 0;
+  l1_project(sample, team, [&](A x, A u, A kept) { count += l1_moved(x, u, kept); });
+  if (a.moved) {
+    count = team.over<Add>(count);
+    if (threadIdx.x == 0 && sample.rank == 0) static_cast<A*>(a.moved)[sample.which] = A(count);
+  }
   // A loop of its own: unrolled over the registers its divisions would spill.
   if (a.feed) {
     for (int i = threadIdx.x; i < sample.length; i += blockDim.x) {

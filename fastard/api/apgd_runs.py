@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from torch import Tensor
 
@@ -27,6 +28,9 @@ class ProgramSearch:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+
+    def running(self, x: Tensor) -> AbstractContextManager[None]:
+        return self.program.running(x)
 
     def logits(self, x: Tensor) -> Tensor:
         return self.program.infer_feed(self.program.prepared(x))

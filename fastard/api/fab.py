@@ -141,7 +141,8 @@ def fab(
     walk = Walk(kind, steps, -1.0 if eps is None else eps, alpha_max, eta, beta, clip_min, clip_max)
     start = Start("uniform", True, kind, device, generator)
     program = Program(model, precision, mean=mean, std=std, engine=engine)
-    runs = _Runs(program, walk, start, EPS[kind] if eps is None else eps)
+    verdict = Inference(model, "fp32", mean=mean, std=std, engine=False)
+    runs = _Runs(program, walk, start, EPS[kind] if eps is None else eps, verdict)
     images = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
     with preserved_rng(start), program.running(images):
         adv, size = runs.all(images, y, n_restarts, n_target_classes if targeted else None)
@@ -151,7 +152,7 @@ def fab(
         adv = torch.empty_like(x).copy_(adv)
     if not return_info:
         return adv
-    robust = Inference(model, "fp32", mean=mean, std=std, engine=False)(adv).argmax(1) == y
+    robust = verdict(adv).argmax(1) == y
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
     return adv, FABInfo(
@@ -167,6 +168,7 @@ class _Runs:
     walk: Walk
     start: Start
     radius: float
+    verdict: Inference
     tests: int = 0
 
     def _places(
@@ -209,7 +211,7 @@ class _Runs:
             goals = None if place is None else order[rows, -place]
             self.tests += walk.n_iter
             found, norms = search_boundary(
-                search, x[rows], y[rows], walk, goals, self._begin(x[rows], restart)
+                search, x[rows], y[rows], walk, goals, self._begin(x[rows], restart), self.verdict
             )
             counts = norms < FAR if walk.limit < 0 else norms <= walk.limit
             closer = counts & (norms < size[rows])

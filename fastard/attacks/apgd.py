@@ -74,13 +74,15 @@ class Walk:
         moves: radius, norm and box; its alpha and l1_sparsity are not read.
         looks: after which iterations, counted from 0, it looks back, and on how many.
         rho: a number in (0, 1].
-        moved: L1: the number of coordinates that the start has moved where it is not random, [B].
+        moved: L1: the number of coordinates that the start has moved, [B]; None: those that differ.
+        random: L1: whether the start says nothing of how many coordinates to move.
         official: L2 and L1 steps are rounded as the official code rounds them.
     """
 
     def __init__(
         self, query: Query, x: Tensor, start: Tensor, moves: Moves, looks: Mapping[int, int],
-        rho: float = 0.75, moved: Tensor | None = None, official: bool = False,
+        rho: float = 0.75, moved: Tensor | None = None, random: bool = True,
+        official: bool = False,
     ) -> None:  # fmt: skip
         self.x, self.moves, self.looks, self.rho = x, moves, looks, rho
         self.sparse = moves.norm == Norm.L1
@@ -93,26 +95,30 @@ class Walk:
         self.best_grad = torch.empty_like(x).copy_(self.grad)
         self.robust = self.robust.clone()
         self.eps = as_bound(moves.eps, x)
-        self.marks = first_marks(loss, x, moves.eps, moves.norm, moved)
+        if moved is None:
+            moved = (self.x_adv != x).flatten(1).sum(1)
+        self.marks = first_marks(loss, x, moves.eps, moves.norm, moved, random)
 
     def _step(self, fresh: float) -> None:
         moves, size = self.moves, self.marks[rows.SIZE]
         if not self.official:
             share = self.marks[rows.SHARE] if self.sparse else None
+            moved = self.marks[rows.MOVED_NOW] if self.sparse else None
             ops.apgd_step_(
                 self.x_adv, self.x_old, self.grad, self.x, self.eps, size, moves.norm, fresh,
-                moves.clip_min, moves.clip_max, share=share)  # fmt: skip
+                moves.clip_min, moves.clip_max, share=share, moved=moved)  # fmt: skip
             return
         box = (moves.clip_min, moves.clip_max)
         if self.sparse:
-            moved = official_code.l1_step(
+            new = official_code.l1_step(
                 self.x_adv, self.grad, self.x, moves.eps, size, self.marks[rows.SHARE], box
             )
+            self.marks[rows.MOVED_NOW] = (new != self.x).flatten(1).sum(1).to(new.dtype)
         else:
-            moved = official_code.l2_step(
+            new = official_code.l2_step(
                 self.x_adv, self.x_old, self.grad, self.x, moves.eps, size, fresh, box
             )
-        self.x_old, self.x_adv = self.x_adv, moved
+        self.x_old, self.x_adv = self.x_adv, new
 
     def advance(self, query: Query, i: int) -> None:
         """Iteration i: a step, a query of all rows, and what follows from it."""

@@ -49,7 +49,7 @@ def l1_correction(x: Tensor, u: Tensor, eps: float | Tensor, box: Box) -> Tensor
     # How many coordinates follow alpha past each kink: one more at a reach, one less at a size.
     slopes = (2 * (order < u.shape[1]).float() - 1).cumsum(1)
     fixed = -within.sum(1)
-    excess = eps - size.sum(1)
+    excess = (eps - size.sum(1, keepdim=True))[:, 0]
     sums = fixed[:, None] + ((after - kinks) * slopes).cumsum(1)
     low = torch.zeros(len(u), 1, dtype=torch.int64, device=u.device)
     high = torch.full_like(low, kinks.shape[1] - 1)

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from fastard.attacks import apgd_official as official_code
-from fastard.attacks.apgd import Found, Query, Walk, projected, sphere_start
+from fastard.attacks.apgd import Found, Query, Walk, sphere_start
 from fastard.attacks.apgd_losses import objective
 from fastard.attacks.apgd_schedule import checkpoints, large_radii, sparse_checkpoints
 from fastard.attacks.draws import Draws, GeneratorDraws
 from fastard.attacks.pgd import Moves
 from fastard.attacks.search import Search, compacted
 from fastard.kinds import Norm
+from fastard.reference_apgd import l1_moved
 
 # Iterations between two readings of who is left. On the CPU reading costs nothing, but a batch of
 # another size does: its primitives are made anew.
@@ -132,27 +133,32 @@ class Runs:
 
         return query
 
-    def _start(self, of: Rows, place: Place, eps: float | Tensor) -> Tensor:
+    def _start(self, of: Rows, place: Place, eps: float | Tensor) -> tuple[Tensor, Tensor | None]:
+        """The start, and in L1 how many coordinates it moves where they are not just counted."""
         moves, x, official = self._moves(eps), of.x, self.search.official
         draw = self.draws.rand if moves.norm == Norm.Linf else self.draws.randn
         noise = draw(of.ids, x.shape[1:], restart=place.restart, target=place.rank or 0)
         box = (moves.clip_min, moves.clip_max)
         if of.x_init is not None:
-            return of.x_init.to(x.device, x.dtype).clamp(*box)
+            return of.x_init.to(x.device, x.dtype).clamp(*box), None
         if official and moves.norm == Norm.L1:
-            return official_code.l1_start(x, noise, eps, box).clamp(*box)
-        return sphere_start(x, noise, moves)
+            return official_code.l1_start(x, noise, eps, box).clamp(*box), None
+        start = sphere_start(x, noise, moves)
+        if moves.norm != Norm.L1:
+            return start, None
+        noise = noise.to(x.device, x.dtype)
+        return start, l1_moved(x + noise, noise, start, x)
 
     def _projected(self, at: Tensor, x: Tensor, eps: float | Tensor) -> Tensor:
-        moves = self._moves(eps)
-        if self.search.official:
-            box = (moves.clip_min, moves.clip_max)
-            return at + official_code.l1_correction(x, at - x, eps, box)
-        return projected(at.clone(), x, moves)
+        """In L1's ball, rounded as the official code rounds it in every mode: the first share of
+        coordinates follows how many differ from x, also those that rounding alone moves."""
+        box = (self.setting.clip_min, self.setting.clip_max)
+        radius = eps.view(-1, 1) if isinstance(eps, Tensor) else eps
+        return at + official_code.l1_correction(x, at - x, radius, box)
 
     def _walk(
         self, of: Rows, start: Tensor, eps: float | Tensor, steps: int, may_leave: bool,
-        moved: Tensor | None = None,
+        moved: Tensor | None = None, random: bool = True,
     ) -> Found:  # fmt: skip
         """`steps` iterations; what all rows have found, also those that left on the way."""
         setting, search = self.setting, self.search
@@ -162,7 +168,7 @@ class Runs:
             looks = checkpoints(steps, setting.windows)
         query = self._query(of)
         walk = Walk(query, of.x, start, self._moves(eps), looks, setting.rho, moved,
-                    search.official)  # fmt: skip
+                    random, search.official)  # fmt: skip
         if self.on_start is not None:
             self.on_start(walk.grad)
         block = BLOCK if of.x.is_cuda else BLOCK_CPU
@@ -200,11 +206,9 @@ class Runs:
         if self.look_for_broken:
             self.broken = torch.zeros_like(of.y, dtype=torch.bool)
         if not setting.large_eps:
-            start = self._start(of, place, of.eps)
-            moved = None
-            if of.x_init is not None and setting.norm == Norm.L1:
-                moved = (start != of.x).flatten(1).sum(1)
-            return self._walk(of, start, of.eps, setting.steps, may_leave, moved)
+            start, moved = self._start(of, place, of.eps)
+            random = of.x_init is None
+            return self._walk(of, start, of.eps, setting.steps, may_leave, moved, random)
         phases = large_radii(of.eps, setting.steps)
         if of.x_init is None:
             drawn = (self.device_draws or self.draws).randn(
@@ -218,9 +222,8 @@ class Runs:
                 # The official code draws a start here and does not use it.
                 self.draws.randn(of.ids, of.x.shape[1:])
             start = self._projected(at, of.x, eps).clamp(setting.clip_min, setting.clip_max)
-            moved = (start != of.x).flatten(1).sum(1)
             last = number == len(phases) - 1
-            found = self._walk(of, start, eps, steps, may_leave and last, moved)
+            found = self._walk(of, start, eps, steps, may_leave and last, random=False)
             at = found.best
         return found
 

@@ -45,9 +45,10 @@ def large_radii(eps: float | Tensor, steps: int) -> list[tuple[float | Tensor, i
 
 
 def first_marks(
-    loss: Tensor, x: Tensor, eps: float | Tensor, norm: Norm, moved: Tensor | None
+    loss: Tensor, x: Tensor, eps: float | Tensor, norm: Norm, counted: Tensor, random: bool
 ) -> Tensor:
-    """The marks, [7, B], before the first step; `moved`: L1, coordinates that the start moved."""
+    """The marks, [9, B], before the first step; `counted`, [B]: L1, the coordinates that the start
+    moved, of which the first share follows unless it is `random`."""
     marks = torch.zeros(rows.MARKS, len(loss), dtype=x.dtype, device=x.device)
     radius = as_bound(eps, x)
     marks[rows.BEST_LOSS], marks[rows.BACK] = loss, 1.0
@@ -56,9 +57,10 @@ def first_marks(
         marks[rows.SIZE], marks[rows.BEST_THEN] = 2 * radius, loss
         return marks
     n = x[0].numel() if len(x) else 1
-    moved = None if moved is None else moved.to(x.dtype)
+    counted = counted.to(x.dtype)
     marks[rows.SIZE] = marks[rows.RADIUS] = radius
     marks[rows.LEAST] = as_bound(eps / 10, x)
-    marks[rows.SHARE] = 0.2 if moved is None else moved / n / 1.5
-    marks[rows.MOVED_THEN] = n if moved is None else moved
+    marks[rows.SHARE] = 0.2 if random else counted / n / 1.5
+    marks[rows.MOVED_THEN] = n if random else counted
+    marks[rows.MOVED_BEST] = marks[rows.MOVED_NOW] = counted
     return marks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,8 @@ from fastard import ops
 from fastard.attacks.search import compacted
 from fastard.kinds import Norm
 
+Confirm = Callable[[Tensor], Tensor]  # images to the module's own logits
+CLEAR = 1e-4  # of the largest logit: a margin that no other order of summation turns
 FAR = 1e10  # the norm of an adversarial not found yet
 BLOCK = 10  # passes between two looks at who is done, where looking waits for the device
 
@@ -195,9 +198,25 @@ def _plan(rows: Rows, exact: bool) -> Plan:
     return Plan(1, len(which) > 0, which)
 
 
+def _doubted(rows: Rows, real: int, walk: Walk, confirm: Confirm) -> tuple[Tensor, Tensor]:
+    """Places of rows whose search is over with an adversarial that rounding may undo, and which of
+    them are one now."""
+    which = (rows.size[:real] <= walk.limit).nonzero()[:, 0]
+    if len(which) == 0:
+        return which, rows.trying[:0]
+    logits, y = confirm(rows.best[which]), rows.y[which, None]
+    other = logits.scatter(1, y, -torch.inf).amax(1)
+    wrong = logits.argmax(1) != y[:, 0]
+    margin = other - logits.gather(1, y)[:, 0]
+    # A NaN is wrong beyond doubt.
+    doubted = ~wrong | (margin <= CLEAR * logits.abs().amax(1))
+    return which[doubted], wrong[doubted]
+
+
 def fab(
     search: Boundaries, x: Tensor, y: Tensor, walk: Walk,
-    goals: Tensor | None = None, start: Tensor | None = None, exact: bool | None = None,
+    goals: Tensor | None = None, start: Tensor | None = None, confirm: Confirm | None = None,
+    exact: bool | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(adversarials, their norms [B]): the smallest found, x and 1e10 where there was none.
 
@@ -206,6 +225,9 @@ def fab(
         x: [B, ...] fp32 or fp64 in the box, images that the model takes for y.
         goals: [B], the class that each sample goes to; None: the nearest at each step.
         start: where to begin, x itself if None.
+        confirm: must err clearly on an adversarial within the limit before its search ends. Of one
+            on the boundary itself the next batch may say otherwise: the search goes on, and it
+            counts only where no clear one is found.
         exact: whether the host looks after every pass, at exactly those who are left; None: where
             looking costs nothing.
 
@@ -214,22 +236,29 @@ def fab(
     exact = not x.is_cuda if exact is None else exact
     rows = Rows.begun(x.contiguous(), y, goals, (x if start is None else start).contiguous())
     best, size = rows.best.clone(), rows.size.clone()
-    places = torch.arange(len(x), device=x.device)
-    done = 0
-    while done <= 2 * walk.n_iter:  # at most two passes a test, and the first
+    spare, spare_size = rows.best.clone(), rows.size.clone()
+    places, real = torch.arange(len(x), device=x.device), len(x)
+    while True:
         left = rows.left(walk)
+        left[real:] = False  # rows that only fill a bucket have no say
         if search.compacts:
-            still = compacted(left, exact)
-            if len(still) < len(places):
-                best[places], size[places] = rows.best, rows.size
-                places, rows = places[still], rows.of(still)
-        if len(places) == 0 or not (search.compacts or left.any()):
+            still, now = compacted(left, exact), int(left.sum())
+            if now < real:
+                best[places[:real]], size[places[:real]] = rows.best[:real], rows.size[:real]
+                places, rows, real = places[still], rows.of(still), now
+        if real == 0 or not (search.compacts or left.any()):
             break
         plan = _plan(rows, exact)
         for _ in range(plan.passes):
             if plan.ahead:
                 look_ahead(search, rows, walk, plan.which)
             advance(search, rows, walk)
-        done += plan.passes
-    best[places], size[places] = rows.best, rows.size
-    return best, size
+        if confirm is not None:
+            which, wrong = _doubted(rows, real, walk, confirm)
+            kept = which[wrong]
+            spare[places[kept]], spare_size[places[kept]] = rows.best[kept], rows.size[kept]
+            rows.best[which], rows.size[which] = rows.x[which], FAR
+    best[places[:real]], size[places[:real]] = rows.best[:real], rows.size[:real]
+    taken = (size > walk.limit) & (spare_size < FAR)
+    best = torch.where(taken.view(-1, *[1] * (x.dim() - 1)), spare, best)
+    return best, torch.where(taken, spare_size, size)

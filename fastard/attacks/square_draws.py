@@ -44,7 +44,10 @@ class OfficialSquares:
     """
 
     def __init__(self, draws: OfficialDraws, norm: str) -> None:
+        if draws.generator is None:
+            raise ValueError("draws must have a generator of their own: Square takes some back.")
         self.draws, self.at_once = draws, KEYED if norm == "Linf" else 1
+        self._generator = draws.generator
         self._before: Tensor | None = None
         self._numbers = 0
 
@@ -59,7 +62,7 @@ class OfficialSquares:
         return torch.stack(found, 1)
 
     def queries(self, ids: Tensor, first: int, count: int, channels: int, norm: str) -> Tensor:
-        self._before = self.draws.generator.get_state()
+        self._before = self._generator.get_state()
         self._numbers = PLACES[norm] + channels
         if norm == "Linf":
             return self.draws.rand(ids, (count, self._numbers), shared=True)
@@ -70,10 +73,9 @@ class OfficialSquares:
     def ended(self, used: int) -> None:
         if self.at_once == 1 or self._before is None:
             return
-        self.draws.generator.set_state(self._before)
-        torch.rand(
-            used * self._numbers, generator=self.draws.generator,
-            device=self.draws.generator.device)  # fmt: skip
+        self._generator.set_state(self._before)
+        numbers = used * self._numbers
+        torch.rand(numbers, generator=self._generator, device=self._generator.device)
 
 
 class KeyedSquares:

@@ -180,10 +180,15 @@ class APGDAttack:
             if self.compat == "official":
                 warnings.warn("x_init is ignored, as the official code ignores it.", stacklevel=3)
                 x_init = None
+        ids = torch.arange(len(x)) if ids is None else ids
+        if ids.dtype != torch.int64 or ids.shape != (len(x),):
+            raise ValueError(
+                f"ids must be one int64 per sample [{len(x)}], but are {checks.describe(ids)} of "
+                f"shape {list(ids.shape)}."
+            )
         if len(x) == 0:
             return x.clone()
         search = self._search()
-        ids = torch.arange(len(x)) if ids is None else ids
         with torch.autocast(device.type, enabled=False), search.running(x):
             logits = search.logits(x)
             check_classes(self.loss, logits.shape[1])

@@ -51,13 +51,7 @@ class Evaluation:
         owner = self.owner
         kept = None if path is None else Adversarials(path)
         if path is None or not path.exists():
-            if kept is not None:
-                kept.clear()
-            state = EvaluationState(path, set(owner.attacks_to_run))
-            state.save()
-            if path is not None:
-                owner.say(f"Created state in {path}")
-            return state, kept
+            return EvaluationState(path, set(owner.attacks_to_run)), kept
         state = EvaluationState.load(path)
         if set(owner.attacks_to_run) != state.attacks_to_run:
             raise ValueError(
@@ -116,7 +110,7 @@ class Evaluation:
         x, y = self._batch(torch.arange(min(self.bs, len(self.x))))
         output = self._logits(x)
         classes = output.shape[1]
-        labels_below(self.y, classes)
+        labels_below(self.y, classes, "y_orig")
         if owner.version != "rand":
             self._flag(checks.randomized(self._logits, x, y))
         self._flag(checks.range_output(output))
@@ -139,6 +133,9 @@ class Evaluation:
         if state.robust_flags is None:
             state.robust_flags, state.clean_accuracy = self.robust, accuracy
             report.accuracy["clean"] = accuracy
+            if self.adversarials is not None:
+                self.adversarials.clear()
+                self.owner.say(f"Created state in {state.path}")
             state.save(force=True)
             self.owner.say(f"initial accuracy: {accuracy:.2%}")
         else:

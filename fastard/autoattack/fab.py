@@ -182,9 +182,17 @@ class FABAttack_PT:
         if target is not None:
             goals = logits.sort(dim=-1)[1][:, -target][rows]
         start = self._start(search, draws, images, ids[rows], target, restart)
-        run = official_fab if search.official else fab
-        adv[rows], size[rows] = run(search, images, y[rows], walk, goals, start)
+        if search.official:
+            found = official_fab(search, images, y[rows], walk, goals, start)
+        else:
+            found = fab(search, images, y[rows], walk, goals, start, self._confirm)
+        adv[rows], size[rows] = found
         return adv, size
+
+    @torch.no_grad()
+    def _confirm(self, x: Tensor) -> Tensor:
+        """What the module itself says, whatever its program does."""
+        return self.predict(x)
 
     def _start(
         self, search: Search, draws: Draws, x: Tensor, ids: Tensor,

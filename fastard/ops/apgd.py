@@ -36,6 +36,7 @@ def apgd_step_(
     clip_max: float = 1.0,
     *,
     share: Tensor | None = None,
+    moved: Tensor | None = None,
 ) -> Tensor:
     """Auto-PGD's step, in place; x_old receives the point that is left.
 
@@ -55,6 +56,8 @@ def apgd_step_(
             sample).
         eps, size: radius and step size, one value or one per sample, x_adv's dtype.
         share: L1: in [0, 1], one value or one per sample.
+        moved: L1: [B], receives how many coordinates differ from x afterwards, rounded as the
+            official code rounds them: it counts those that rounding alone moves.
     Raises:
         TypeError, ValueError: what does not fit, in one sentence.
 
@@ -75,17 +78,24 @@ def apgd_step_(
     step = implementation("apgd_step_", x_adv)
     if step is None:
         with torch.no_grad():
-            moved = reference_apgd.apgd_step(
-                x_adv, x_old, grad, x, eps, size, kind.name, fresh, clip_min, clip_max, share
+            if kind == Norm.L1 and share is not None:
+                new, count = reference_apgd.l1_step(
+                    x_adv, grad, x, eps, size, share, clip_min, clip_max
+                )
+                if moved is not None:
+                    moved.copy_(count)
+                return x_adv.copy_(new)
+            new = reference_apgd.apgd_step(
+                x_adv, x_old, grad, x, eps, size, kind.name, fresh, clip_min, clip_max
             )
-            if x_old is not None and kind != Norm.L1:
+            if x_old is not None:
                 x_old.copy_(x_adv)
-            return x_adv.copy_(moved)
+            return x_adv.copy_(new)
     step.default(
         detached(x_adv), None if x_old is None else detached(x_old),
         laid_out_like(detached(grad), x_adv), laid_out_like(detached(x), x_adv),
-        eps, size, share, int(kind), fresh, clip_min, clip_max)  # fmt: skip
-    mutated(x_adv, x_old)
+        eps, size, share, moved, int(kind), fresh, clip_min, clip_max)  # fmt: skip
+    mutated(x_adv, x_old, moved)
     return x_adv
 
 
@@ -115,7 +125,7 @@ def apgd_keep_(
         x_adv, grad, x: [B, ...] fp32 or fp64.
         loss: [B] in x_adv's dtype. correct, robust: bool [B].
         best, best_grad, fooled: x_adv's shape and layout, mutated, as robust and marks are.
-        marks: [7, B] in x_adv's dtype; `fastard.reference_apgd` names its rows.
+        marks: [9, B] in x_adv's dtype; `fastard.reference_apgd` names its rows.
         sparse: whether marks are L1's.
         rho: Linf and L2: the share of rises up to which the size halves.
     Raises:
@@ -128,7 +138,7 @@ def apgd_keep_(
     for t, name in ((best, "best"), (best_grad, "best_grad"), (fooled, "fooled")):
         _written(t, x_adv, name)
     if marks.shape != (reference_apgd.MARKS, len(x_adv)):
-        raise ValueError(f"marks must be [7, {len(x_adv)}], but are {list(marks.shape)}.")
+        raise ValueError(f"marks must be [9, {len(x_adv)}], but are {list(marks.shape)}.")
     if len(x_adv) == 0:
         return
     keep = implementation("apgd_keep_", x_adv)

@@ -185,7 +185,7 @@ class RowByRow(nn.Module):
         self.register_buffer("weight", weight)
 
     def forward(self, v):
-        return torch.stack([(v * w).flatten(1).sum(1) for w in self.weight], 1)
+        return torch.stack([(12 * v * w).sin().flatten(1).sum(1) for w in self.weight], 1)
 
 
 @pytest.mark.parametrize("norm", EPS)
@@ -230,9 +230,8 @@ def test_a_sample_of_nan_logits_counts_as_broken_alone():
     net, x, y = setting(6)
 
     def poisoned(v):
-        z = net(v)
         bad = (torch.arange(len(v)) == 2) & (len(v) == 6)
-        return torch.where(bad[:, None], torch.nan * z, z)
+        return net(v) + torch.where(bad, torch.nan, 0.0)[:, None]
 
     attack = APGDAttack(poisoned, 6, eps=1e-4)
     attack.search = EngineSearch(Program(poisoned, "fp32", engine=False), compacts=False)
@@ -281,6 +280,13 @@ def test_a_given_start_and_labels_of_the_models_own():
     nearer = APGDAttack_targeted(net, 10, eps=0.02, n_target_classes=2)
     nearer.loss = "ce-targeted"
     assert (net(nearer.perturb(x, y)).argmax(1) != y).sum() > 1
+
+
+@pytest.mark.parametrize("norm", EPS)
+def test_a_radius_of_nothing(norm):
+    net, x, y = setting(4)
+    found = APGDAttack(net, 3, norm, eps=0.0).perturb(x, y, best_loss=True)
+    torch.testing.assert_close(found, x, rtol=0, atol=1e-6)
 
 
 def test_what_is_printed(capsys):
@@ -339,5 +345,7 @@ def test_bad_images_and_labels():
         attack.perturb(x * 2, y)
     with pytest.raises(ValueError, match=r"y must lie in \[0, 10\)"):
         attack.perturb(x, y + 10)
+    with pytest.raises(ValueError, match=r"ids must be one int64 per sample \[4\]"):
+        attack.perturb(x, y, ids=torch.arange(3))
     with pytest.raises(ValueError, match="x_init must have x's shape"):
         attack.perturb(x, y, x_init=x[:1])

@@ -93,8 +93,8 @@ def test_a_single_official_run(norm):
 @pytest.mark.parametrize("targeted", [False, True])
 def test_draws_depend_on_the_sample_alone(targeted):
     net, x, y = setting()
-    attack = FABAttack_PT(net.double(), **options("L2", targeted))
-    attack.search = EngineSearch(Program(lambda v: net(v.double()).float(), "fp32"))
+    net.double()
+    attack = FABAttack_PT(lambda v: net(v.double()).float(), **options("L2", targeted))
     attack.n_restarts, attack.n_iter = 3, 4
     whole = attack.perturb(x, y)
     ids = torch.arange(len(x)).flip(0)
@@ -153,10 +153,32 @@ def test_blocks_find_what_single_passes_find(norm, targeted, monkeypatch):
     goals = net(x).argsort(1)[:, -2] if targeted else None
     for limit in (EPS[norm], -1.0):
         with search.running(x):
-            one, two = (fab(search, x, y, Walk(Norm[norm], 6, limit), goals, exact=exact)
+            one, two = (fab(search, x, y, Walk(Norm[norm], 6, limit), goals, None, net, exact)
                         for exact in (True, False))  # fmt: skip
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6)
         assert (one[1] < FAR).any()
+
+
+def test_the_module_has_the_last_word():
+    """Where it does not err, its program's adversarial is none and the search goes on."""
+    net, x, y = setting()
+    x, y = x[1:2], y[1:2]
+    attack = FABAttack_PT(net, **options("Linf", True, eps=0.4))
+    attack.search, seen = EngineSearch(Program(net, "fp32")), []
+
+    def stubborn(v):
+        seen.append(len(v))
+        return net(v) if len(seen) > 2 else 100.0 * nn.functional.one_hot(y, 5)
+
+    attack.predict = stubborn
+    assert not still_right(net, attack.perturb(x, y), y).any() and len(seen) > 2
+    attack.predict = lambda v: 100.0 * nn.functional.one_hot(y, 5)
+    assert torch.equal(attack.perturb(x, y), x)
+    # On the boundary, as far as rounding can tell: better than nothing, but only than nothing.
+    attack.predict = lambda v: 100.0 + 1e-3 * nn.functional.one_hot((y + 1) % 5, 5)
+    found = attack.perturb(x, y)
+    assert 0 < size(found - x, "Linf").item() <= 0.4
+    assert attack.search.forwards > 2 * options("Linf", True)["n_iter"]
 
 
 @pytest.mark.parametrize("norm, targeted", KINDS)

@@ -124,6 +124,10 @@ def test_a_file_that_does_not_fit_is_refused(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="a flag for each of the 3 samples of x, but .* has 10"):
         made().run_standard_evaluation(*images(3), state_path=path)
     assert path.read_text() == before
+    other = tmp_path / "other.json"
+    with pytest.raises(ValueError, match="y_orig must lie in"):
+        made().run_standard_evaluation(images()[0], images()[1] + 9, state_path=other)
+    assert not other.exists()
     path.write_text("{}")
     with pytest.raises(ValueError, match="must be a file of AutoAttack's state, but"):
         made().run_standard_evaluation(*images(), state_path=path)

@@ -9,6 +9,7 @@ import torch
 from torch.library import opcheck
 
 from fastard import ops, reference_apgd
+from fastard.attacks import apgd_official
 from fastard.attacks.apgd_schedule import first_marks
 from fastard.kinds import Norm
 from tests.ops.cases import LAYOUTS, assert_close, backends, laid_out, native_only
@@ -36,9 +37,20 @@ def drawn(norm, dtype=torch.float32, layout="contiguous", shape=(4, 3, 8, 8), de
 
 
 def stepped(norm, x_adv, x_old, grad, x, eps, size, share, fresh=0.75):
-    return ops.apgd_step_(
-        x_adv, x_old, grad, x, eps, size, norm, fresh, share=share if norm == "L1" else None
-    )
+    l1 = {"share": share, "moved": torch.empty_like(share)} if norm == "L1" else {}
+    return ops.apgd_step_(x_adv, x_old, grad, x, eps, size, norm, fresh, **l1)
+
+
+@backends
+@pytest.mark.parametrize("shape", [(4, 3, 8, 8), (3, 3, 33, 31), (2, 3, 65, 65)])
+def test_l1_counts_what_the_official_code_counts(shape, device):
+    v, _, grad, x, eps, size, share = drawn("L1", shape=shape, device=device)
+    new = apgd_official.l1_step(v, grad, x, eps[:, None], size, share, (0.0, 1.0))
+    wanted, moved = (new != x).flatten(1).sum(1), torch.full_like(share, -1.0)
+    ops.apgd_step_(v, None, grad, x, eps, size, "L1", share=share, moved=moved)
+    exactly = (v != x).flatten(1).sum(1)
+    n = x[0].numel()
+    assert ((moved - wanted).abs() <= 0.01 * n).all() and (exactly <= moved).all()
 
 
 @backends
@@ -134,7 +146,7 @@ def test_keep_is_bitwise_the_reference(shape, dtype, norm, device):
     x = torch.rand(shape, generator=g).to(dtype)
     loss = torch.randn(len(x), generator=g).to(dtype)
     state = [t.to(device) for t in kept(x)]
-    marks = first_marks(loss, x, EPS[norm], Norm[norm], None).to(device)
+    marks = first_marks(loss, x, EPS[norm], Norm[norm], loss, True).to(device)
     own = [t.clone() for t in (*state, marks)]
     wanted = tuple(t.clone() for t in own)
     x, seen = x.to(device), set()
@@ -146,6 +158,9 @@ def test_keep_is_bitwise_the_reference(shape, dtype, norm, device):
         loss[0] = torch.nan if i == 4 else loss[0]
         correct = (torch.rand(len(x), generator=g) > 0.2).to(device)
         window = 3 if i % 3 == 2 else 0
+        # As the step tells it.
+        for marks in (own[4], wanted[4]):
+            marks[reference_apgd.MOVED_NOW] = (v != x).flatten(1).sum(1)
         wanted = reference_apgd.apgd_keep(v, grad, x, loss, correct, *wanted, sparse, window, 0.75)
         ops.apgd_keep_(v, grad, x, loss, correct, *own, sparse=sparse, window=window)
         for a, b in zip(own, wanted, strict=True):
@@ -160,7 +175,7 @@ def test_no_sample(device):
     v, old, grad, x, eps, size, share = (t[:0] for t in drawn("Linf", device=device))
     assert ops.apgd_step_(v, old, grad, x, eps.new_ones(1), size, "Linf").shape == x.shape
     state = [t.to(device) for t in kept(x.cpu())]
-    marks = torch.zeros(7, 0, device=device)
+    marks = torch.zeros(9, 0, device=device)
     ops.apgd_keep_(v, grad, x, size, size > 0, *state, marks, window=2)
     assert state[0].shape == x.shape
 
@@ -198,9 +213,10 @@ def test_bad_input():
 @pytest.mark.parametrize("code, norm", list(enumerate(EPS)))
 def test_opcheck(code, norm):
     v, old, grad, x, eps, size, share = drawn(norm, shape=(3, 3, 5, 4))
-    rest = (eps, size, share if norm == "L1" else None, code, 0.75, 0.0, 1.0)
+    l1 = (share, torch.empty(3)) if norm == "L1" else (None, None)
+    rest = (eps, size, *l1, code, 0.75, 0.0, 1.0)
     opcheck(torch.ops.fastard.apgd_step_, (v, None if norm == "L1" else old, grad, x, *rest))
-    marks = first_marks(eps, x, 0.1, Norm[norm], None)
+    marks = first_marks(eps, x, 0.1, Norm[norm], eps, True)
     state = (v.clone(), grad.clone(), v.clone(), eps > 0, marks)
     opcheck(
         torch.ops.fastard.apgd_keep_,
