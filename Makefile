@@ -16,7 +16,8 @@ COMMIT ?=
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 INSTALLED := $(VENV)/.fastard-installed
 
-.PHONY: help install demo test test-oldest lint bench bench-attack bench-step bench-training gpu-check docs clean
+.PHONY: help install demo test test-oldest lint bench bench-attack bench-step bench-training \
+  bench-autoattack gpu-check docs clean
 help:
 	@echo "make demo    install, train three small networks on digits, print what they withstand"
 	@echo "make test    install, run the whole test suite"
@@ -25,6 +26,7 @@ help:
 	@echo "make bench-attack  time whole attacks, write $(RESULTS)/cpu_attack.json"
 	@echo "make bench-step  time whole training steps, write $(RESULTS)/cpu_step.json"
 	@echo "make bench-training  train with and without the engine, write $(RESULTS)/engine_training.json"
+	@echo "make bench-autoattack DATA=dir  AutoAttack beside the official code, write $(RESULTS)/cpu_autoattack.json"
 	@echo "make bench   time the kernels, write $(RESULTS)/cpu_kernels.json"
 	@echo "make docs    build the documentation site, build/site/index.html"
 	@echo "make gpu-check OUT=dir  build, test, sanitize and time on this GPU, with $(PYTHON)'s torch"
@@ -74,6 +76,11 @@ bench-step: install
 
 bench-training: install
 	$(PY) -m benchmarks.engine_training --out $(RESULTS)/engine_training.json
+
+# DATA holds CIFAR-10 and teachers/; half an hour on two cores, goes on where it was broken off.
+DATA ?= $(FASTARD_DATA)
+bench-autoattack: install
+	$(PY) -m benchmarks.autoattack --data "$(DATA)" --out $(RESULTS)/cpu_autoattack.json $(ARGS)
 
 # Installs nothing: PYTHON has torch with CUDA, pytest and what setup.py builds with.
 gpu-check:

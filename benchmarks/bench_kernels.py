@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import published
+from benchmarks.gpu_cases_apgd import EPS, official_step
+from benchmarks.gpu_square import SquareCase
 from benchmarks.timing import idle_share, interleaved
-from fastard import ops, reference
+from fastard import ops, reference, reference_fab
 
 STEP_SHAPES = [(128, 3, 32, 32), (32, 3, 224, 224)]
 BOUNDS = {"Linf": (8 / 255, 2 / 255), "L2": (0.5, 0.1), "L1": (12.0, 3.0)}
@@ -138,4 +140,67 @@ def test_logit_loss_kl(benchmark, rows, classes):
     record(
         benchmark, lambda: ops.logit_loss(z, t),
         {"eager": eager, "compile": lambda: compiled(z, t)}, {"eager": 5.0},
+    )  # fmt: skip
+
+
+def test_square_step_l2(benchmark):
+    """Floor: 12 bytes an element (two reads, one write); a row stays in cache meanwhile."""
+    case = SquareCase((128, 3, 32, 32))
+    s = case.inputs("cpu", torch.Generator().manual_seed(0))
+    eager = case.chain()
+    torch.testing.assert_close(case.fastard(s)[0], eager(*case.arguments(s)), rtol=0, atol=1e-5)
+    record(
+        benchmark, lambda: case.fastard(s), {"eager": lambda: eager(*case.arguments(s))},
+        {"eager": 5.0},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_fab_step(benchmark, norm):
+    """Floor: 16 bytes an element; the searches go over a sample some 10 times (L1: 40) in cache."""
+    official = pytest.importorskip(
+        "pyautoattack.fab_projections", reason="the rival is pyautoattack's projection"
+    )
+    project = getattr(official, f"projection_{norm.lower()}")
+    at, grad, x = step_inputs(STEP_SHAPES[0])
+    rows = len(x)
+    gap = -0.01 * grad.abs().flatten(1).sum(1)
+    points = torch.cat((at, x)).flatten(1)
+    w = torch.cat((grad, grad)).flatten(1)
+    level = ((grad * at).flatten(1).sum(1) - gap).repeat(2)
+    no = torch.zeros(rows, dtype=torch.bool)
+    own = at.clone()
+    state = (own, x.clone(), torch.full((rows,), 1e10), torch.zeros(rows, dtype=torch.int32), no)
+
+    def step():
+        own.copy_(at)
+        ops.fab_step_(*state, x, grad, gap, no, norm, n_iter=1 << 30)
+
+    given = (own.clone(), *(t.clone() for t in state[1:]), x, grad, gap, no)
+    exact = reference_fab.iteration(*given, norm, 1 << 30, -1.0, 0.1, 1.05, 0.9, 0.0, 1.0)[0]
+    step()
+    torch.testing.assert_close(own, exact, rtol=0, atol=1e-4)
+    rivals = {"official projections": lambda: project(points, w, level)}
+    record(benchmark, step, rivals, {"official projections": 10.0})
+
+
+@pytest.mark.parametrize("shape", STEP_SHAPES, ids=shape_id)
+def test_apgd_step_linf(benchmark, shape):
+    """Floor: 24 bytes an element (four reads, two writes) at copy_'s byte rate."""
+    torch._dynamo.reset()
+    x_adv, grad, x = step_inputs(shape)
+    x_old, size = x.clone(), torch.full((len(x),), 2 * EPS)
+    eps, column = torch.full((1,), EPS), size.view(-1, 1, 1, 1)
+    compiled = torch.compile(official_step, fullgraph=True)
+    wanted = official_step(x_adv, x_old, grad, x, column)
+    own, own_old = x_adv.clone(), x_old.clone()
+    assert torch.equal(ops.apgd_step_(own, own_old, grad, x, eps, size), wanted)
+    torch.testing.assert_close(compiled(x_adv, x_old, grad, x, column), wanted)
+    record(
+        benchmark, lambda: ops.apgd_step_(own, own_old, grad, x, eps, size),
+        {
+            "eager": lambda: official_step(x_adv, x_old, grad, x, column),
+            "compile": lambda: compiled(x_adv, x_old, grad, x, column),
+        },
+        {"eager": 8.0},
     )  # fmt: skip

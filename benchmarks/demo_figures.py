@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import fastard
 from fastard.data import Images
+from fastard.evaluation.suites import SUITES
 from fastard.files import atomic_path
-from fastard.suites import SUITES
 from fastard.train import TrainResult
 
 # Told apart also by colour-blind readers.

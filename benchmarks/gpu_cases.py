@@ -11,6 +11,8 @@ from torch import Tensor
 
 from benchmarks import gpu_rivals, published
 from benchmarks.gpu_case import Case, Chain, Outputs, Set
+from benchmarks.gpu_cases_apgd import ApgdStepCase
+from benchmarks.gpu_square import SquareCase
 from fastard import ops, reference
 
 BOUNDS = {"Linf": (8 / 255, 2 / 255), "L2": (0.5, 0.1), "L1": (12.0, 3.0)}
@@ -233,4 +235,6 @@ CASES: tuple[Case, ...] = (
     LossCase((128, 10)),
     LossCase((128, 1000)),
     LossCase((512, 21843)),
+    SquareCase((512, 3, 32, 32)),
+    ApgdStepCase((128, 3, 224, 224)),
 )

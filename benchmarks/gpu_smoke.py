@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from benchmarks import gpu_smoke_layers
+from benchmarks import gpu_smoke_apgd, gpu_smoke_fab, gpu_smoke_layers, gpu_smoke_square
 from benchmarks.gpu_kernels import backend
 from fastard import ops, reference
 
@@ -146,6 +146,9 @@ def runs(device: str) -> Iterator[tuple[str, Run]]:
             distill(reduction, classes, dtype, device),
         )
     yield from gpu_smoke_layers.runs(device)
+    yield from gpu_smoke_square.runs(device)
+    yield from gpu_smoke_fab.runs(device)
+    yield from gpu_smoke_apgd.runs(device)
 
 
 def kernel_of(name: str) -> str:

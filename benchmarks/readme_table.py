@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_table, training_table
+from benchmarks import autoattack_table, gpu_table, training_table
 from benchmarks.attack_table import attack_rows, cost_rows
 from fastard.files import atomic_path
 
@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path("benchmarks/results")
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
 TRAINING_BEGIN, TRAINING_END = "<!-- training: begin -->\n", "<!-- training: end -->\n"
+AUTOATTACK_BEGIN, AUTOATTACK_END = "<!-- autoattack: begin -->\n", "<!-- autoattack: end -->\n"
 GPU_BEGIN, GPU_END = "<!-- gpu: begin -->\n", "<!-- gpu: end -->\n"
 
 STEPS = {
@@ -143,6 +144,8 @@ def with_table(readme: str) -> str:
     readme = _between(readme, BEGIN, table(), END)
     training = training_table.paragraphs(ROOT / RESULTS, str(RESULTS))
     readme = _between(readme, TRAINING_BEGIN, training, TRAINING_END)
+    evaluated = autoattack_table.paragraphs(ROOT / RESULTS, str(RESULTS))
+    readme = _between(readme, AUTOATTACK_BEGIN, evaluated, AUTOATTACK_END)
     return _between(readme, GPU_BEGIN, gpu, GPU_END)
 
 
@@ -154,7 +157,11 @@ def _between(text: str, begin: str, inside: str, end: str) -> str:
 
 def without_tables(readme: str) -> str:
     """What stands outside the marks."""
-    for begin, end in ((BEGIN, END), (TRAINING_BEGIN, TRAINING_END), (GPU_BEGIN, GPU_END)):
+    marks = (
+        (BEGIN, END), (TRAINING_BEGIN, TRAINING_END), (AUTOATTACK_BEGIN, AUTOATTACK_END),
+        (GPU_BEGIN, GPU_END),
+    )  # fmt: skip
+    for begin, end in marks:
         readme = _between(readme, begin, "", end)
     return readme
 

@@ -21,9 +21,10 @@ from torch import nn
 from benchmarks.reproduce_protocol import network
 from fastard import data, methods, models
 from fastard.engine.precision import arithmetic, resolve
+from fastard.evaluation.attacks import Attack
+from fastard.evaluation.judge import judge
 from fastard.files import write_json
 from fastard.methods.registry import METHODS
-from fastard.suites import Attack, judge
 
 REFERENCE = 8 / 255
 

@@ -29,7 +29,9 @@ struct StepArgs {
   int64_t batch, n;         // samples, elements of one
   int64_t channels, plane;  // element i belongs to channel (i / plane) % channels
   PerSample eps, alpha;
-  double clip_min, clip_max, l1_sparsity;
+  PerSample l1_sparsity;  // the share of coordinates that an L1 step moves
+  void* moved;            // L1: l1_moved's count of each sample, in the accumulation type; or null
+  double clip_min, clip_max;
 };
 
 struct StartArgs {

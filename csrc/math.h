@@ -39,6 +39,11 @@ template <class A> FA_FN A linf_step(A x_adv, A g, A x, A eps, A alpha, A lo, A 
   return clamp(clamp(x_adv + signed_step(g, alpha), x - eps, x + eps), lo, hi);
 }
 
+// APGD's momentum: `fresh` of the step just taken and `rest` of the one before.
+template <class A> FA_FN A apgd_mixed(A v, A moved, A old, A fresh, A rest) {
+  return v + (moved - v) * fresh + (v - old) * rest;
+}
+
 // L2: alpha / (||g|| + 1e-12), or 0 where the norm is not finite.
 template <class A> FA_FN A l2_scale(A alpha, A grad_norm) {
   return finite(grad_norm) ? alpha / (grad_norm + A(kTinyNorm)) : A(0);
@@ -59,6 +64,14 @@ template <class A> FA_FN A l1_room(A u, A x, A lo, A hi) { return u > A(0) ? hi 
 // L1: |u| after the soft threshold lambda, within its room: the projection onto ball and box.
 template <class A> FA_FN A l1_shrunk(A abs_u, A room, A lambda) {
   return lesser(greater(abs_u - lambda, A(0)), room);
+}
+
+// L1: whether a coordinate displaced by u, of which `kept` is left, differs from x once rounded as
+// the official code rounds it, (x + u) - (|u| - kept): it counts those, too, that rounding alone
+// moves.
+template <class A> FA_FN bool l1_moved(A x, A u, A kept) {
+  const A there = x + u;
+  return kept > A(0) || there - u != x;
 }
 
 template <class A> FA_FN A normalised(A v, A mean, A std) { return (v - mean) / std; }

@@ -49,6 +49,9 @@ Command = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status: 0, 2 for bad input, 130 when interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    # What keeps torchrun from taking a flag of ours, such as --n, for a short form of its own.
+    if argv[:1] == ["--"]:
+        argv = argv[1:]
     if argv == ["--version"]:
         print(f"fastard {fastard.__version__}")
         return 0

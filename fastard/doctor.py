@@ -20,7 +20,15 @@ from rich.text import Text
 from torch import Tensor, nn
 
 import fastard
-from fastard import native, ops, reference
+from fastard import (
+    native,
+    ops,
+    reference,
+    reference_apgd,
+    reference_fab,
+    reference_noise,
+    reference_square,
+)
 from fastard.engine.precision import cpu_bf16
 from fastard.kinds import LossKind, Norm
 
@@ -212,6 +220,12 @@ def _every_check() -> Iterator[tuple[str, Check]]:
         yield f"logit_loss {kind.name}", partial(_loss_error, kind, False)
         yield f"logit_loss {kind.name} targeted", partial(_loss_error, kind, True)
     yield "distill_kl", _distill_error
+    for norm in Norm:
+        yield f"square_step_ {norm.name}", partial(_square_error, norm)
+        yield f"fab_step_ {norm.name}", partial(_fab_error, norm.name)
+        yield f"apgd_step_ {norm.name}", partial(_apgd_error, norm.name)
+    for normal in (False, True):
+        yield f"counter_noise {'normal' if normal else 'uniform'}", partial(_noise_error, normal)
     yield "pgd_kl attack", _attack_error
 
 
@@ -256,6 +270,23 @@ def _start_error(kind: str, norm: str, device: str) -> float:
     return _error((x_adv,), (exact,))
 
 
+def _fab_error(norm: str, device: str) -> float:
+    at, x = _drawn(2, 4, 3, 9, 7, uniform=True)
+    grad = 0.01 * _drawn(4, 3, 9, 7)
+    gap = -0.02 * grad.abs().flatten(1).sum(1)
+    size, tests = torch.full((4,), 1e10), torch.ones(4, dtype=torch.int32)
+    trying, fooled = torch.tensor([[True, True, False, False], [True, False, True, False]])
+    given = [at, x, size, tests, trying, x, grad, gap, fooled]
+    there = [t.clone().to(device) for t in given]
+    # Calls of lists, which a type checker cannot count.
+    plain: Callable[..., Sequence[Tensor]] = reference_fab.iteration
+    step: Callable[..., Tensor] = ops.fab_step_
+    wide = (t.double() if t.is_floating_point() else t for t in given)
+    exact = plain(*wide, norm, 9, -1.0, 0.1, 1.05, 0.9, 0.0, 1.0)
+    step(*there, norm, 9)
+    return _error(there[:3], exact[:3])
+
+
 def _loss_error(kind: LossKind, targeted: bool, device: str) -> float:
     logits, teacher = 3 * _drawn(6, 17), 3 * _drawn(17, 6).T
     labels, goals = torch.arange(6), torch.arange(6) + 5
@@ -279,6 +310,53 @@ def _distill_error(device: str) -> float:
         loss = ops.distill_kl(student, teacher, 2.0, "sum", log_floor=1e-5)
         got = torch.autograd.grad(loss, (student, teacher))
     return _error((loss, *got), (rows.sum(), *gradients))
+
+
+def _square_error(norm: Norm, device: str) -> float:
+    x, labels, eps, side = _drawn(4, 3, 9, 7, uniform=True), torch.arange(4), torch.ones(1), 5
+    draws = _drawn(4, 1, reference_square.PLACES[norm.name] + 3, uniform=True)
+    heap = None
+    if norm != Norm.Linf:
+        heap = reference_square.pyramid(side, norm.name, torch.device("cpu"))
+    best = (x + 0.02 * _drawn(4, 3, 7, 9).view_as(x)).clamp(0, 1)
+    rest = (labels, torch.ones(4), torch.zeros(4), torch.ones(4, dtype=torch.int64))
+    wide = [t.double() for t in (best, best, x, eps)]
+    exact = reference_square.step(
+        wide[0], wide[1], wide[2], wide[3], draws, *rest, norm.name, False, False, -1, 0, 0, side,
+        0.0, 1.0, None, heap, None, None)  # fmt: skip
+    own, trial, x, eps, draws = (t.clone().to(device) for t in (best, best, x, eps, draws))
+    labels, margin, loss, queries = (t.to(device) for t in rest)
+    ops.square_step_(
+        own, trial, x, eps, draws, labels, margin, loss, queries, norm, proposed=0,
+        proposed_side=side, pyramid=None if heap is None else heap.to(device))  # fmt: skip
+    return _error((own, trial), exact[:2])
+
+
+def _apgd_error(norm: str, device: str) -> float:
+    """A step and its bookkeeping."""
+    x, grad = _drawn(4, 3, 9, 7, uniform=True), _drawn(4, 3, 9, 7)
+    x_adv, x_old = ((x + 0.02 * _drawn(4, 3, *s).view_as(x)).clamp(0, 1) for s in ((7, 9), (9, 7)))
+    eps, share = torch.tensor([0.03, 0.3, 1.0, 3.0]), torch.tensor([0.1, 0.3, 0.6, 1.0])
+    exact = reference_apgd.apgd_step(
+        x_adv, x_old, grad, x, eps, 2 * eps, norm, 0.75, 0.0, 1.0, share)  # fmt: skip
+    state = (x, torch.zeros_like(x), x, eps > 0, 0.1 * torch.ones(9, 4))
+    told = (grad, x, eps, eps > 0.1)
+    wanted = reference_apgd.apgd_keep(exact, *told, *state, norm == "L1", 3, 0.75)
+    v, old, g, c, radii, size, part = (
+        t.clone().to(device) for t in (x_adv, x_old, grad, x, eps, 2 * eps, share))  # fmt: skip
+    ops.apgd_step_(v, old, g, c, radii, size, norm, share=part if norm == "L1" else None)
+    kept = [t.clone().to(device) for t in state]
+    # From the same point on, so that no comparison turns by rounding.
+    ops.apgd_keep_(
+        exact.to(device), *(t.to(device) for t in told), *kept, sparse=norm == "L1", window=3
+    )
+    return _error((v, *kept), [t.double() for t in (exact, *wanted)])
+
+
+def _noise_error(normal: bool, device: str) -> float:
+    ids, key = torch.tensor([0, 7, 2**32 - 1]), (2**63 + 1, 3, 5)
+    exact = reference_noise.counter_noise(ids, 1030, *key, normal)
+    return _error((ops.counter_noise(ids.to(device), 1030, *key, normal),), (exact.double(),))
 
 
 def _attack_error(device: str) -> float:

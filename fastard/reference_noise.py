@@ -40,7 +40,7 @@ def counter_noise(
 
     Number i of a sample is lane i % 4 of Philox at the counter (i // 4, id, stream, iteration), its
     highest 24 bits over 2**24. Of a normal pair (2i, 2i + 1), the uniforms u, v make
-    ``sqrt(-2 ln(u + 2**-24)) * (cos(2 pi v), sin(2 pi v))``.
+    ``sqrt(-2 ln(u + 2**-24)) * (cos(2 pi v), sin(2 pi v))``, computed in fp64.
     """
     blocks = torch.arange(-(-numbers // 4), device=ids.device)
     shape = (len(ids), len(blocks))
@@ -53,8 +53,8 @@ def counter_noise(
     bits = torch.stack(philox(counter, seed), 2).flatten(1)
     uniform = (bits >> 8).float() * 2.0**-24
     if normal:
-        u, v = uniform[:, 0::2], uniform[:, 1::2]
+        u, v = uniform[:, 0::2].double(), uniform[:, 1::2].double()
         radius = (-2 * (u + 2.0**-24).log()).sqrt()
         angle = 2 * math.pi * v
-        uniform = torch.stack((radius * angle.cos(), radius * angle.sin()), 2).flatten(1)
+        uniform = torch.stack((radius * angle.cos(), radius * angle.sin()), 2).flatten(1).float()
     return uniform[:, :numbers]

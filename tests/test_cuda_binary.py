@@ -21,13 +21,15 @@ pytestmark = pytest.mark.skipif(
 KERNELS = (
     "linf_kernel", "l2_resident", "l2_streamed", "l1_kernel", "start_kernel", "l2_start_resident",
     "l2_start_streamed", "l1_start_kernel", "warp_rows", "block_rows", "distill_warps",
-    "distill_block", "epilogue_kernel", "fold_kernel",
+    "distill_block", "epilogue_kernel", "fold_kernel", "fab_kernel",
+    "apgd_linf_kernel", "apgd_l2_resident", "apgd_l2_streamed", "apgd_keep_kernel", "noise_kernel",
 )  # fmt: skip
 
 # Kernels of images that move groups, and the loads of 16 bytes that each has at least.
 WIDE = {
     "linf_kernel": 3, "l2_resident": 3, "l2_streamed": 3, "start_kernel": 2,
     "l2_start_resident": 2, "l2_start_streamed": 2,
+    "apgd_linf_kernel": 4, "apgd_l2_resident": 4, "apgd_l2_streamed": 4,
 }  # fmt: skip
 
 
@@ -115,6 +117,8 @@ def test_images_move_16_bytes_at_once(kernel, arch, cuobjdump, resources):
 OPS = (
     "pgd_step_.Scalar", "pgd_step_.Tensor", "random_start_.Scalar", "random_start_.Tensor",
     "logit_loss", "distill_kl", "fold_bn_", "epilogue", "epilogue_backward",
+    "fab_step_",
+    "apgd_step_", "apgd_keep_", "counter_noise",
 )  # fmt: skip
 
 

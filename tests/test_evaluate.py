@@ -10,9 +10,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastard import data, models
-from fastard.evaluate import EvaluateConfig, evaluate, evaluate_checkpoint, protocol, table
+from fastard.attacks.draws import CounterDraws
+from fastard.evaluate import EvaluateConfig, evaluate, evaluate_checkpoint
+from fastard.evaluation.attacks import REFERENCE_EPS
+from fastard.evaluation.judge import judge
+from fastard.evaluation.results import protocol, table
+from fastard.evaluation.suites import SUITES
 from fastard.progress import QUIET
-from fastard.suites import REFERENCE_EPS, SUITES, judge
 
 KEYS = ["clean", "fgsm", "pgd_sat", "pgd_trades", "cw_inf", "worst"]
 
@@ -52,7 +56,7 @@ def by_hand(model, x, y, attack, eps):
     model.eval()
     x_adv = x
     if attack.random_start:
-        noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+        noise = CounterDraws(0, "pgd").rand(torch.arange(len(x)), x.shape[1:])
         x_adv = (x + (noise * 2 * eps - eps)).clamp(0, 1)
     for _ in range(attack.steps):
         x_adv = x_adv.detach().requires_grad_()

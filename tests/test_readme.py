@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from benchmarks import gpu_table, readme_table
+from fastard.autoattack import driver
+from fastard.autoattack.versions import configure
 from tests.api.models import batch, small_net
+from tests.autoattack.official_case import tiny_case
 
 README = (readme_table.ROOT / "README.md").read_text()
 
@@ -131,6 +134,22 @@ def test_the_engine_explains_itself(capsys):
     assert names["logits"].shape == (4, 10)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_autoattack_runs_with_one_import_changed(monkeypatch, capsys):
+    """As printed, but for the queries of Square."""
+    monkeypatch.setattr(driver, "configure", configure_short)
+    case = tiny_case()
+    exec(blocks("python")[3], {"model": case.model, "x": case.x, "y": case.y})
+    said = capsys.readouterr().out
+    assert "robust accuracy after SQUARE" in said
+    assert "AutoAttack reduced (APGD-T has 4 targets, not 9; FAB-T has 4 targets, not 9)" in said
+
+
+def configure_short(version, norm, apgd, apgd_targeted, fab, square):
+    configure(version, norm, apgd, apgd_targeted, fab, square)
+    square.n_queries = 20
+
+
 def test_the_method_in_a_users_loop_runs():
     student, teacher = small_net(), small_net(seed=1)
     x, y, _ = batch(4)
@@ -141,7 +160,7 @@ def test_the_method_in_a_users_loop_runs():
         "x": x,
         "y": y,
     }
-    exec(blocks("python")[3], names)
+    exec(blocks("python")[4], names)
     assert student[0].weight.grad is not None and names["logs"]
 
 
@@ -149,7 +168,7 @@ def test_one_import_is_enough():
     model, (x, y, _) = small_net(), batch(4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     names = {"model": model, "x": x, "y": y, "optimizer": optimizer}
-    exec(blocks("python")[5], names)
+    exec(blocks("python")[6], names)
     names["loss"].backward()
     assert model[0].weight.grad is not None
     modules = re.findall(r"`fastard\.compat\.(\w+)`", README)
@@ -158,7 +177,7 @@ def test_one_import_is_enough():
 
 def test_the_trainer_in_python_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code = blocks("python")[4]
+    code = blocks("python")[5]
     assert code.count("TrainConfig(method=") == 2
     exec(code.replace("(method=", '(epochs=1, student="small_cnn-4", steps=1, method='), {})
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "1"]

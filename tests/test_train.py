@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from fastard import data, models
 from fastard.evaluate import EvaluateConfig, evaluate_checkpoint
+from fastard.evaluation.judge import judge
 from fastard.methods.natural import Natural
 from fastard.methods.trades import TRADES
 from fastard.progress import QUIET
-from fastard.suites import judge
 from fastard.train import TrainConfig, train
 from fastard.training.changes import resumed
 from fastard.training.config_file import from_dict, to_dict

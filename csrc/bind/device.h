@@ -2,7 +2,10 @@
 #pragma once
 #include <new>
 
+#include "../fab.h"
+#include "../apgd.h"
 #include "../layers.h"
+#include "../square.h"
 #include "arguments.h"
 
 namespace fastard {
@@ -19,6 +22,11 @@ struct Cpu {
   void summed(const RowArgs& a, const SumArgs& s) { check(cpu_distill_kl(a, s)); }
   void fold(const FoldArgs& a) { check(cpu_fold(a)); }
   void epilogue(const EpilogueArgs& a) { check(cpu_epilogue(a)); }
+  void square(const SquareArgs& a) { check(cpu_square_step(a)); }
+  void fab(const FabArgs& a) { check(cpu_fab_step(a)); }
+  void apgd_step(const ApgdStepArgs& a) { check(cpu_apgd_step(a)); }
+  void apgd_keep(const ApgdKeepArgs& a) { check(cpu_apgd_keep(a)); }
+  void noise(const NoiseArgs& a) { check(cpu_counter_noise(a)); }
 };
 
 #ifdef FASTARD_WITH_CUDA
@@ -62,6 +70,18 @@ class Cuda {
   }
   void fold(const FoldArgs& a) { check(cuda_fold(a, stream_)); }
   void epilogue(const EpilogueArgs& a) { check(cuda_epilogue(a, stream_)); }
+  void square(const SquareArgs& a) {
+    countable(a.channels * a.height * a.width, "a sample's elements");
+    countable(a.classes, "classes");
+    check(cuda_square_step(a, stream_));
+  }
+  void fab(const FabArgs& a) {
+    countable(a.n, "a sample's elements");
+    check(cuda_fab_step(a, stream_));
+  }
+  void apgd_step(const ApgdStepArgs& a) { check(cuda_apgd_step(a, stream_)); }
+  void apgd_keep(const ApgdKeepArgs& a) { check(cuda_apgd_keep(a, stream_)); }
+  void noise(const NoiseArgs& a) { check(cuda_counter_noise(a, stream_)); }
 
  private:
   static void countable(int64_t n, const char* what) {

@@ -70,7 +70,7 @@ template <class Device, bool TENSOR> void pgd_step(StableIValue* s, uint64_t, ui
   a.alpha = TENSOR ? per_sample(alpha, x, a.batch, "alpha") : scalar(decode<double>(s[4]));
   a.clip_min = decode<double>(s[6]);
   a.clip_max = decode<double>(s[7]);
-  a.l1_sparsity = decode<double>(s[8]);
+  a.l1_sparsity = scalar(decode<double>(s[8]));
   a.mean = channel_values(mean, x, a.channels, "mean");
   a.std = channel_values(std, x, a.channels, "std");
   a.feed_type = feed ? feed.type("feed") : kF32;
@@ -249,7 +249,13 @@ void register_ops() {
   implement(cpu, "logit_loss", logit_loss<Cpu>);
   implement(cpu, "distill_kl", distill_kl<Cpu>);
   define_layer_ops(defs);
+  define_square_ops(defs);
   implement_layer_ops_cpu(cpu);
+  implement_square_ops_cpu(cpu);
+  define_fab_ops(defs);
+  implement_fab_ops_cpu(cpu);
+  define_apgd_ops(defs);
+  implement_apgd_ops_cpu(cpu);
 #ifdef FASTARD_WITH_CUDA
   TorchLibraryHandle cuda;
   ok(aoti_torch_library_init_impl("fastard", "CUDA", __FILE__, __LINE__, &cuda), "open a library");
@@ -260,6 +266,9 @@ void register_ops() {
   implement(cuda, "logit_loss", logit_loss<Cuda>);
   implement(cuda, "distill_kl", distill_kl<Cuda>);
   implement_layer_ops_cuda(cuda);
+  implement_square_ops_cuda(cuda);
+  implement_fab_ops_cuda(cuda);
+  implement_apgd_ops_cuda(cuda);
 #endif
 }
 

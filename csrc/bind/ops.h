@@ -9,6 +9,15 @@ void register_ops();
 void define_layer_ops(TorchLibraryHandle lib);
 void implement_layer_ops_cpu(TorchLibraryHandle lib);
 void implement_layer_ops_cuda(TorchLibraryHandle lib);
+void define_square_ops(TorchLibraryHandle lib);
+void implement_square_ops_cpu(TorchLibraryHandle lib);
+void implement_square_ops_cuda(TorchLibraryHandle lib);
+void define_fab_ops(TorchLibraryHandle lib);
+void implement_fab_ops_cpu(TorchLibraryHandle lib);
+void implement_fab_ops_cuda(TorchLibraryHandle lib);
+void define_apgd_ops(TorchLibraryHandle lib);
+void implement_apgd_ops_cpu(TorchLibraryHandle lib);
+void implement_apgd_ops_cuda(TorchLibraryHandle lib);
 
 // The encoding of arguments that the kernels assume: torch 2.11's.
 constexpr uint64_t kAbi = (2ull << 56) | (11ull << 48);

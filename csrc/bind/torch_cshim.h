@@ -39,6 +39,7 @@ int32_t aoti_torch_dtype_bfloat16();
 int32_t aoti_torch_dtype_int32();
 int32_t aoti_torch_dtype_int64();
 int32_t aoti_torch_dtype_uint8();
+int32_t aoti_torch_dtype_bool();
 AOTITorchError aoti_torch_create_device_guard(int32_t device_index, DeviceGuardHandle* ret);
 AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle guard);
 // In libtorch_cuda: null under a torch without CUDA.

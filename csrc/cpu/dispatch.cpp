@@ -12,6 +12,8 @@ namespace {
 constexpr int64_t kGrain = 32768;
 // A class costs two exponentials, some sixteen times a step's element.
 constexpr int64_t kRowGrain = 4096;
+// FAB's searches go over a sample some twenty times.
+constexpr int64_t kFabGrain = 2048;
 
 const CpuTable* widest() {
   const CpuTable* table = &fastard_cpu_base;
@@ -66,11 +68,40 @@ int cpu_random_start(const StartArgs& a) {
                   [&](int64_t b, int64_t e) { return chosen().random_start(a, b, e); });
 }
 
+int cpu_fab_step(const FabArgs& a) {
+  return parallel(a.n ? a.batch : 0, a.batch * a.n, kFabGrain,
+                  [&](int64_t b, int64_t e) { return chosen().fab_step(a, b, e); });
+}
+
+int cpu_apgd_step(const ApgdStepArgs& a) {
+  return parallel(a.n ? a.batch : 0, a.batch * a.n, kGrain,
+                  [&](int64_t b, int64_t e) { return chosen().apgd_step(a, b, e); });
+}
+
+int cpu_apgd_keep(const ApgdKeepArgs& a) {
+  return parallel(a.n ? a.batch : 0, a.batch * a.n, kGrain,
+                  [&](int64_t b, int64_t e) { return chosen().apgd_keep(a, b, e); });
+}
+
+// A number costs ten rounds of multiplications.
+int cpu_counter_noise(const NoiseArgs& a) {
+  return parallel(a.numbers ? a.batch : 0, a.batch * a.numbers, kRowGrain,
+                  [&](int64_t b, int64_t e) { return chosen().counter_noise(a, b, e); });
+}
+
 int cpu_logit_rows(const RowArgs& a) {
   if (out_of_range(a.labels, a.rows, a.classes) || out_of_range(a.goals, a.rows, a.classes))
     return kBadLabel;
   return parallel(a.rows, a.rows * a.classes, kRowGrain,
                   [&](int64_t b, int64_t e) { return chosen().logit_rows(a, b, e); });
+}
+
+int cpu_square_step(const SquareArgs& a) {
+  if (a.logits && out_of_range(a.labels, a.rows, a.classes)) return kBadLabel;
+  const int64_t side = a.judged_side > a.proposed_side ? a.judged_side : a.proposed_side;
+  const int64_t pixels = a.norm == kLinf ? side * side : a.height * a.width;
+  return parallel(a.rows, a.rows * (a.channels * pixels + a.classes), kGrain,
+                  [&](int64_t b, int64_t e) { return chosen().square_step(a, b, e); });
 }
 
 int cpu_distill_kl(const RowArgs& args, const SumArgs& s) {

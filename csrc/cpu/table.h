@@ -1,6 +1,9 @@
 // What each ISA's object offers: loops over a range of work units, threads are the caller's matter.
 #pragma once
+#include "../fab.h"
+#include "../apgd.h"
 #include "../kernels.h"
+#include "../square.h"
 
 namespace fastard {
 
@@ -11,6 +14,11 @@ struct CpuTable {
   int (*pgd_step)(const StepArgs& a, int64_t begin, int64_t end);
   int (*random_start)(const StartArgs& a, int64_t begin, int64_t end);
   int (*logit_rows)(const RowArgs& a, int64_t begin, int64_t end);
+  int (*square_step)(const SquareArgs& a, int64_t begin, int64_t end);
+  int (*fab_step)(const FabArgs& a, int64_t begin, int64_t end);
+  int (*apgd_step)(const ApgdStepArgs& a, int64_t begin, int64_t end);
+  int (*apgd_keep)(const ApgdKeepArgs& a, int64_t begin, int64_t end);
+  int (*counter_noise)(const NoiseArgs& a, int64_t begin, int64_t end);
 };
 
 }  // namespace fastard

@@ -162,8 +162,10 @@ template <class A, class S> __device__ A l1_threshold(S& sample, Team& team, A e
   return above;
 }
 
-// Writes x plus the projection of the displacements that `sample` holds.
-template <class S> __device__ __forceinline__ void l1_project(S& sample, Team& team) {
+// Writes x plus the projection of the displacements that `sample` holds, and shows each coordinate
+// x, its displacement and what is kept of it.
+template <class S, class Seen>
+__device__ __forceinline__ void l1_project(S& sample, Team& team, Seen seen) {
   using X = typename S::X;
   using A = typename S::A;
   const A lambda = l1_threshold(sample, team, per_sample<A>(sample.a.eps, sample.which));
@@ -171,6 +173,7 @@ template <class S> __device__ __forceinline__ void l1_project(S& sample, Team& t
   sample.place([&](int i) { return sample.centre(i); },
                [&](int i, A& u, A& room, A x) {
                  const A kept = l1_shrunk(magnitude(u), room, lambda);
+                 seen(x, u, kept);
                  const A moved_to = clamp(x + (u < A(0) ? -kept : kept), sample.lo, sample.hi);
                  stored[i] = narrow_towards<X>(moved_to, x);
                });

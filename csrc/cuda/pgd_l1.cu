@@ -96,7 +96,10 @@ template <class X, Place PLACE> __global__ void __launch_bounds__(kMostThreads<P
   const A alpha = per_sample<A>(a.alpha, sample.which);
 
   sample.read_gradient();
-  int64_t skipped = int64_t((1.0 - a.l1_sparsity) * double(a.n));
+  const double left = a.l1_sparsity.data
+                          ? double((A(1) - per_sample<A>(a.l1_sparsity, sample.which)) * A(a.n))
+                          : (1.0 - a.l1_sparsity.value) * double(a.n);
+  int64_t skipped = int64_t(left);
   skipped = skipped < 0 ? 0 : (skipped < a.n ? skipped : a.n - 1);
   const A threshold = kth_largest<A>(sample, team, a.n - skipped);
   int moved = 0;
@@ -106,7 +109,12 @@ template <class X, Place PLACE> __global__ void __launch_bounds__(kMostThreads<P
   });
   moved = team.over<Add>(moved);
   sample.displace(threshold, alpha / (A(moved) + A(kTinyCount)));
-  l1_project(sample, team);
+  int count = 0;
+  l1_project(sample, team, [&](A x, A u, A kept) { count += l1_moved(x, u, kept); });
+  if (a.moved) {
+    count = team.over<Add>(count);
+    if (threadIdx.x == 0 && sample.rank == 0) static_cast<A*>(a.moved)[sample.which] = A(count);
+  }
   // A loop of its own: unrolled over the registers its divisions would spill.
   if (a.feed) {
     for (int i = threadIdx.x; i < sample.length; i += blockDim.x) {

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from fastard import checks, ops
-from fastard.api.apgd_runs import LOSSES, Runs, ranks
+from fastard.api.apgd_runs import LOSSES, ProgramSearch, places
 from fastard.api.attack import AttackInfo, Bound
-from fastard.attacks import Moves, Start, preserved_rng
+from fastard.attacks import Start, preserved_rng
+from fastard.attacks.apgd_runs import Outcome, Rows, Runs, Setting, all_runs
+from fastard.attacks.draws import GeneratorDraws
 from fastard.engine import Inference, Program
 from fastard.engine.unwrap import Model
 from fastard.kinds import Norm, parse_norm, unknown
@@ -47,6 +49,7 @@ def apgd(
     rho: float = 0.75,
     eot_iter: int = 1,
     best_loss: bool = False,
+    large_eps: bool = False,
     clip_min: float = 0.0,
     clip_max: float = 1.0,
     mean: Sequence[float] | Tensor | None = None,
@@ -66,7 +69,7 @@ def apgd(
 
     Images that the model errs on are left out from the first run, those that a run broke from the
     next. The search is in fp32 whatever autocast says; the model is attacked in eval mode and left
-    as it was. L1 starts at random: AutoAttack's schedule of larger radii is not part of this.
+    as it was. L1 starts at random unless `large_eps` is set.
 
     Args:
         x: [B, C, H, W] in [clip_min, clip_max].
@@ -81,6 +84,9 @@ def apgd(
         rho: the share of rises in the loss up to which a step size halves.
         eot_iter: gradients averaged at each point, for a random model.
         best_loss: return the images of highest loss, of all runs on all images.
+        large_eps: L1: 0.3 of the steps in a ball of radius 3 eps, 0.3 at 2 eps, the rest at eps,
+            each from the best point of the one before, as AutoAttack's standard L1 version does;
+            the start is drawn on noise_device too.
         mean, std, precision, engine, noise_device, generator: as `fastard.PGD`.
     Returns:
         x_adv: the latest image that the model erred on, x itself where there was none; detached, in
@@ -100,6 +106,14 @@ def apgd(
         raise ValueError(f"rho must lie in (0, 1], but is {rho}.")
     if best_loss and loss == "dlr-targeted":
         raise ValueError("best_loss goes with loss 'ce' or 'dlr': targets' losses do not compare.")
+    kind = parse_norm(norm)
+    if large_eps and (kind != Norm.L1 or best_loss):
+        raise ValueError(
+            f"large_eps goes with norm 'L1' and without best_loss, but norm is {kind.name} and "
+            f"best_loss {bool(best_loss)}."
+        )
+    if large_eps and steps < 3:
+        raise ValueError(f"steps must be at least 3 with large_eps, but is {steps}.")
     checks.box(clip_min, clip_max)
     checks.generator(generator)
     checks.floating(x, "x")
@@ -110,20 +124,22 @@ def apgd(
     checks.in_box(x, clip_min, clip_max)
     y = checks.labels(y, len(x), x.device).to(torch.int64)
 
-    moves = Moves(eps, 0.0, parse_norm(norm), clip_min, clip_max)
     device = checks.device(noise_device, "noise_device")
     if device is None:
         device = generator.device if generator is not None else x.device
-    start = Start("uniform", True, moves.norm, device, generator)
+    start = Start("uniform", True, kind, device, generator)
     program = Program(model, precision, mean=mean, std=std, engine=engine)
-    runs = Runs(program, moves, start, loss, steps, rho, eot_iter, return_info)
+    runs = Runs(
+        ProgramSearch(program), GeneratorDraws(generator, device),
+        Setting(kind, steps, loss, float(rho), eot_iter, clip_min, clip_max, large_eps=large_eps),
+        look_for_broken=return_info)  # fmt: skip
     images = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
     dense = torch.empty_like(images)
     if images.stride() != dense.stride():
         images = dense.copy_(images)
-    places = list(ranks(loss, n_restarts, n_target_classes))
     with preserved_rng(start), program.running(images):
-        adv, losses, broken = runs.all(images, y, places, best_loss)
+        found = _searched(runs, images, y, eps, n_restarts, n_target_classes, best_loss)
+    adv = found.adv
     if adv.dtype != x.dtype:
         adv = ops.round_towards(adv, x.detach())
     if not return_info:
@@ -132,5 +148,21 @@ def apgd(
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
     return adv, APGDInfo(
-        losses, runs.iterations, program.explain(x.device), time.perf_counter() - begun, broken,
-        robust)  # fmt: skip
+        found.loss, runs.iterations, program.explain(x.device), time.perf_counter() - begun,
+        found.broken, robust)  # fmt: skip
+
+
+def _searched(
+    runs: Runs, x: Tensor, y: Tensor, eps: Bound, n_restarts: int, n_target_classes: int,
+    best_loss: bool,
+) -> Outcome:  # fmt: skip
+    rows = Rows(x, y, torch.arange(len(x), device=x.device), eps)
+    if len(x) == 0:
+        losses = torch.full_like(y, -torch.inf, dtype=x.dtype)
+        return Outcome(x.clone(), losses, y == y, y != y)
+    logits = runs.search.logits(x)
+    checks.model_logits(logits)
+    checks.labels_below(y, logits.shape[1], "y")
+    loss = runs.setting.loss
+    targets = min(n_target_classes, logits.shape[1] - 1)
+    return all_runs(runs, rows, logits, list(places(loss, n_restarts, targets)), best_loss)

@@ -1,17 +1,29 @@
-"""When Auto-PGD's step shrinks: which samples go back to their best, decided on the device."""
+"""When Auto-PGD looks back at its losses, and what its samples start with."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
+from fastard import reference_apgd as rows
+from fastard.kinds import Norm
+from fastard.ops.pgd_step import as_bound
 
-def checkpoints(steps: int) -> dict[int, int]:
+
+def windows(steps: int) -> tuple[int, int, int]:
+    """APGD's first window, by how much each further one is shorter, and the least."""
+    first, shorter, least = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
+    return first, shorter, least
+
+
+def checkpoints(steps: int, sizes: tuple[int, int, int] | None = None) -> dict[int, int]:
     """Each iteration after which APGD looks back (counted from 0), and on how many.
 
     The first window is 0.22 of the steps, each further one 0.03 shorter, down to 0.06.
     """
-    window, shorter, least = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
+    window, shorter, least = windows(steps) if sizes is None else sizes
     found, at = {}, window - 1
     while at < steps:
         found[at] = window
@@ -20,50 +32,35 @@ def checkpoints(steps: int) -> dict[int, int]:
     return found
 
 
-class Halving:
-    """Linf and L2: the size halves where the loss rose seldom, or neither best nor size moved."""
+def sparse_checkpoints(steps: int) -> dict[int, int]:
+    """The same for L1: after every 0.04 of the steps."""
+    every = max(int(0.04 * steps), 1)
+    return dict.fromkeys(range(every - 1, steps, every), every)
 
-    def __init__(self, loss: Tensor, eps: Tensor, steps: int, rho: float) -> None:
-        self.size, self.rho = 2 * eps, rho
-        self._checkpoints = checkpoints(steps)
+
+def large_radii(eps: float | Tensor, steps: int) -> list[tuple[float | Tensor, int]]:
+    """The radii of the L1 schedule from 3 eps over 2 eps to eps, and the steps at each."""
+    wide = math.ceil(0.3 * steps)
+    return [(3.0 * eps, wide), (2.0 * eps, wide), (1.0 * eps, steps - 2 * wide)]
+
+
+def first_marks(
+    loss: Tensor, x: Tensor, eps: float | Tensor, norm: Norm, counted: Tensor, random: bool
+) -> Tensor:
+    """The marks, [9, B], before the first step; `counted`, [B]: L1, the coordinates that the start
+    moved, of which the first share follows unless it is `random`."""
+    marks = torch.zeros(rows.MARKS, len(loss), dtype=x.dtype, device=x.device)
+    radius = as_bound(eps, x)
+    marks[rows.BEST_LOSS], marks[rows.BACK] = loss, 1.0
+    if norm != Norm.L1:
         # The first iteration's loss is compared with 0, as the official code does.
-        self._previous, self._rises = torch.zeros_like(loss), torch.zeros_like(loss)
-        self._best_then = loss
-        self._halved_then = torch.ones_like(loss, dtype=torch.bool)
-
-    def after(self, i: int, loss: Tensor, best_loss: Tensor, best: Tensor) -> Tensor | None:
-        """Which samples go back to their best after iteration i, [B]; None between checkpoints."""
-        self._rises = self._rises + (loss > self._previous)
-        self._previous = loss
-        window = self._checkpoints.get(i)
-        if window is None:
-            return None
-        stuck = ~self._halved_then & (self._best_then >= best_loss)
-        halved = (self._rises <= self.rho * window) | stuck
-        self._halved_then, self._best_then = halved, best_loss
-        self._rises = torch.zeros_like(self._rises)
-        self.size = torch.where(halved, self.size / 2, self.size)
-        return halved
-
-
-class Sparsity:
-    """L1: the share of pixels that a step moves follows how many the best perturbation has."""
-
-    def __init__(self, x: Tensor, eps: Tensor, steps: int) -> None:
-        self._x, self._eps, self.size = x, eps, eps
-        self._every = max(int(0.04 * steps), 1)
-        self._pixels = x[0].numel()
-        self.share = torch.full_like(eps, 0.2)
-        self._moved_then = torch.full_like(eps, self._pixels)
-
-    def after(self, i: int, loss: Tensor, best_loss: Tensor, best: Tensor) -> Tensor | None:
-        """As `Halving.after`."""
-        if (i + 1) % self._every:
-            return None
-        moved = (best != self._x).flatten(1).sum(1).to(self._eps.dtype)
-        sparser = moved / self._moved_then < 0.95
-        self.share = moved / self._pixels / 1.5
-        smaller = torch.maximum(self.size / 1.5, self._eps / 10)
-        self.size = torch.where(sparser, self._eps, smaller)
-        self._moved_then = moved
-        return sparser
+        marks[rows.SIZE], marks[rows.BEST_THEN] = 2 * radius, loss
+        return marks
+    n = x[0].numel() if len(x) else 1
+    counted = counted.to(x.dtype)
+    marks[rows.SIZE] = marks[rows.RADIUS] = radius
+    marks[rows.LEAST] = as_bound(eps / 10, x)
+    marks[rows.SHARE] = 0.2 if random else counted / n / 1.5
+    marks[rows.MOVED_THEN] = n if random else counted
+    marks[rows.MOVED_BEST] = marks[rows.MOVED_NOW] = counted
+    return marks

@@ -34,15 +34,17 @@ class Draws(Protocol):
     ) -> Tensor: ...  # fmt: skip
 
 
-class OfficialDraws:
-    """One generator's numbers in the order in which they are asked for.
+class GeneratorDraws:
+    """One generator's numbers (None: torch's global one) in the order in which they are asked for.
 
-    Equivalent to: ``torch.manual_seed(seed)``, then ``torch.rand(shape).to(device)`` at each call,
-    by a generator of its own. What is shared is drawn once.
+    Equivalent to: ``torch.rand(shape, generator=generator, device=device).to(ids.device)`` at each
+    call. What is shared is drawn once.
     """
 
-    def __init__(self, seed: float, device: str | torch.device = "cpu") -> None:
-        self.generator = torch.Generator(device).manual_seed(int(seed))
+    def __init__(
+        self, generator: torch.Generator | None, device: str | torch.device = "cpu"
+    ) -> None:
+        self.generator, self.device = generator, torch.device(device)
 
     def _shape(self, ids: Tensor, shape: Sequence[int], shared: bool) -> tuple[int, ...]:
         return (1 if shared else len(ids), *shape)
@@ -54,7 +56,7 @@ class OfficialDraws:
         drawn = torch.rand(
             self._shape(ids, shape, shared),
             generator=self.generator,
-            device=self.generator.device,
+            device=self.device,
             dtype=torch.float32,
         )
         return drawn.to(ids.device)
@@ -66,10 +68,20 @@ class OfficialDraws:
         drawn = torch.randn(
             self._shape(ids, shape, shared),
             generator=self.generator,
-            device=self.generator.device,
+            device=self.device,
             dtype=torch.float32,
         )
         return drawn.to(ids.device)
+
+
+class OfficialDraws(GeneratorDraws):
+    """As `GeneratorDraws`, of a generator of its own.
+
+    Equivalent to: ``torch.manual_seed(seed)``, then ``torch.rand(shape).to(device)`` at each call.
+    """
+
+    def __init__(self, seed: float, device: str | torch.device = "cpu") -> None:
+        super().__init__(torch.Generator(device).manual_seed(int(seed)), device)
 
 
 @dataclass

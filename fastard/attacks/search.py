@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +37,10 @@ class Search(Protocol):
 
     official: bool
     compacts: bool
+
+    def running(self, x: Tensor) -> AbstractContextManager[None]:
+        """Around an attack on images like x."""
+        ...
 
     def logits(self, x: Tensor) -> Tensor:
         """[B, C], detached, no gradient to follow."""

@@ -79,6 +79,11 @@ class EngineSearch:
         self.forwards += len(x)
         return self.program.infer_feed(self.program.prepared(x))
 
+    def infer_feed(self, feed: Tensor) -> Tensor:
+        """Logits of what `program.prepared` makes of images."""
+        self.forwards += len(feed)
+        return self.program.infer_feed(feed)
+
     def ascend(self, x: Tensor, objective: RowObjective) -> tuple[Tensor, Tensor, Tensor]:
         logits = self.forward(x)
         loss, dlogits = objective.seed(logits)

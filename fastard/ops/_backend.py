@@ -20,10 +20,12 @@ _COMPILED = {
     "cpu": {
         "pgd_step_", "random_start_", "logit_loss", "distill_kl", "fold_bn_", "epilogue",
         "epilogue_backward", "depthwise", "depthwise_backward", "make_bits", "apply_bits",
+        "square_step_", "fab_step_", "apgd_step_", "apgd_keep_", "counter_noise",
     },
     "cuda": {
         "pgd_step_", "random_start_", "logit_loss", "distill_kl", "fold_bn_", "epilogue",
-        "epilogue_backward",
+        "epilogue_backward", "square_step_", "fab_step_", "apgd_step_", "apgd_keep_",
+        "counter_noise",
     },
 }  # fmt: skip
 _IN_TRITON = {"pgd_step_", "random_start_", "logit_loss", "distill_kl"}
@@ -178,7 +180,8 @@ def register_fakes() -> None:
     for name in ("pgd_step_.Scalar", "pgd_step_.Tensor", "random_start_.Scalar",
                  "random_start_.Tensor", "logit_loss", "distill_kl", "fold_bn_", "epilogue",
                  "epilogue_backward", "depthwise", "depthwise_backward", "make_bits",
-                 "apply_bits"):  # fmt: skip
+                 "apply_bits", "square_step_", "fab_step_",
+                 "apgd_step_", "apgd_keep_", "counter_noise"):  # fmt: skip
         torch.library.register_fake(f"fastard::{name}", nothing)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from fastard.data import Splits
+from fastard.evaluation.attacks import Attack
+from fastard.evaluation.judge import judge
 from fastard.methods.recipes import SELECTIONS
-from fastard.suites import Attack, judge
 from fastard.training.config import Resolved
 from fastard.training.ranks import Ranks
 
@@ -40,8 +41,9 @@ class Selection:
         attack = Attack("pgd", f"PGD-{config.val_steps}", config.val_steps, config.val_alpha)
         mine = self.ranks.mine(len(self.images))
         images = self.images if mine is None else self.images.select(mine)
-        seed = config.seed if mine is None else config.seed + self.ranks.rank
-        robust = judge(student, images, attack, eps=config.eps, norm=config.norm, seed=seed)
+        robust = judge(
+            student, images, attack, eps=config.eps, norm=config.norm, seed=config.seed, ids=mine
+        )
         clean = judge(student, images)
         # Of all, whether they share the images or each has judged every one.
         right = (int(verdicts.survived.sum()) for verdicts in (clean, robust))

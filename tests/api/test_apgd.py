@@ -10,8 +10,9 @@ import fastard
 from fastard import ops
 from fastard.attacks import Moves
 from fastard.attacks.apgd import apgd as search
-from fastard.attacks.apgd_schedule import Halving, checkpoints
+from fastard.attacks.apgd_schedule import checkpoints, first_marks, large_radii
 from fastard.kinds import Norm
+from fastard.reference_apgd import BACK, BEST_LOSS, SIZE, halved
 from tests.api import eager_apgd
 from tests.api.models import batch, small_net
 from tests.api.test_state import assert_same, snapshot
@@ -36,14 +37,20 @@ def test_checkpoints_of_a_hundred():
 def test_a_first_window_of_rises_below_the_start_halves_nothing():
     """The official code's memory begins as "halved": being stuck counts from the second window."""
     best = torch.tensor([10.0, 10.0])
-    schedule = Halving(best, torch.ones(2), 10, 0.75)
-    assert torch.equal(schedule.size, torch.tensor([2.0, 2.0]))
-    halved = []
+    marks = first_marks(best, torch.rand(2, 3), 1.0, Norm.Linf, best, True)
+    assert torch.equal(marks[SIZE], torch.tensor([2.0, 2.0]))
+    looks, back = checkpoints(10), []
     for i in range(4):  # windows of 2, then 1; the second sample's loss falls
-        back = schedule.after(i, torch.tensor([i + 1.0, -i - 1.0]), best, best)
-        halved.append(None if back is None else back.tolist())
-    assert halved == [None, [False, True], [True, True], [False, True]]
-    assert schedule.size.tolist() == [1.0, 0.25]
+        window = looks.get(i, 0)
+        marks = halved(marks, torch.tensor([i + 1.0, -i - 1.0]), window, 0.75)
+        back.append((marks[BACK] > 0).tolist() if window else None)
+    assert back == [None, [False, True], [True, True], [False, True]]
+    assert marks[SIZE].tolist() == [1.0, 0.25] and torch.equal(marks[BEST_LOSS], best)
+
+
+def test_the_schedule_of_larger_radii():
+    assert large_radii(1.0, 100) == [(3.0, 30), (2.0, 30), (1.0, 40)]
+    assert [steps for _, steps in large_radii(12.0, 25)] == [8, 8, 9]
 
 
 @pytest.mark.parametrize("norm, eps", NORMS)
@@ -127,6 +134,29 @@ def test_against_the_official_package(norm, eps, loss):
     torch.testing.assert_close(info.loss, rows, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(info.loss.mean(), rows.mean(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(info.loss, ops.logit_loss(net(best).detach(), y, loss)[0])
+
+
+def test_larger_radii_against_the_official_package():
+    official = pytest.importorskip(
+        "pyautoattack.autopgd_base", reason="pyautoattack is not installed"
+    )
+    net64, x, y = setting(16)
+    x = x.float()
+
+    def net(v):
+        return net64(v.double()).float()
+
+    attack = official.APGDAttack(
+        net, n_iter=20, norm="L1", eps=40.0, n_restarts=2, seed=3, use_largereps=True
+    )
+    wanted = attack.perturb(x.clone(), y.clone())
+    generator = torch.Generator().manual_seed(3)
+    adv, info = fastard.apgd(
+        net, x, y, "L1", 40.0, 20, n_restarts=2, large_eps=True, generator=generator,
+        return_info=True)  # fmt: skip
+    assert ((net(adv).argmax(1) == y) != (net(wanted).argmax(1) == y)).sum() <= 1
+    assert ((adv - x).abs().flatten(1).sum(1) <= 40 * (1 + 1e-5)).all()
+    assert 0 < info.robust.sum() < 15
 
 
 class NothingRead(TorchDispatchMode):
@@ -226,6 +256,8 @@ def test_half_precision_and_empty_batches():
         ({"eps": -0.1}, "eps must be finite and not negative"),
         ({"loss": "dlr-targeted", "best_loss": True}, "best_loss goes with loss 'ce' or 'dlr'"),
         ({"eot_iter": 0}, "eot_iter must be at least 1"),
+        ({"large_eps": True}, "large_eps goes with norm 'L1'"),
+        ({"large_eps": True, "norm": "L1", "steps": 2}, "steps must be at least 3"),
     ],
 )
 def test_bad_input(change, sentence):

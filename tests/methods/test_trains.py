@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastard import data, methods, models
+from fastard.evaluation.attacks import Attack
+from fastard.evaluation.judge import judge
 from fastard.methods.registry import METHODS
-from fastard.suites import Attack, judge
 
 pytestmark = pytest.mark.long
 STEPS, BATCH, EPS = 300, 32, 4 / 255

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastard import kinds, ops, reference
+from fastard import kinds, ops, reference, reference_apgd, reference_noise
 from tests.ops.cases import NORMS, StepCase, assert_close, native_only, step_inputs
 from tests.ops.forcing import forced, isas
+from tests.ops.test_apgd_ops import drawn, stepped
 
 pytestmark = native_only
 
@@ -64,13 +65,27 @@ def check_rows() -> None:
             assert_close(out, wanted)
 
 
+def check_apgd() -> None:
+    for norm in NORMS:
+        v, old, grad, x, eps, size, share = drawn(norm, shape=SHAPE)
+        exact = reference_apgd.apgd_step(v, old, grad, x, eps, size, norm, 0.75, 0.0, 1.0, share)
+        assert_close(stepped(norm, v, old, grad, x, eps, size, share), exact.double())
+    ids, key = torch.tensor([5, 2**32 - 1]), (2**63 + 1, 9, 4)
+    uniform = reference_noise.counter_noise(ids, 1031, *key, False)
+    assert torch.equal(ops.counter_noise(ids, 1031, *key), uniform)
+    normal = reference_noise.counter_noise(ids, 1031, *key, True)
+    torch.testing.assert_close(
+        ops.counter_noise(ids, 1031, *key, normal=True), normal, rtol=5e-7, atol=5e-7
+    )
+
+
 # Prints the instruction set and a digest of the Linf step's bits.
 EVERYTHING = """
 import hashlib
 from fastard import native
 from tests.ops import test_isa as t
 
-t.check_starts(), t.check_rows()
+t.check_starts(), t.check_rows(), t.check_apgd()
 print(native.module.cpu_isa(), hashlib.sha256(t.check_steps().numpy().tobytes()).hexdigest())
 """
 

@@ -1,0 +1,1 @@
+"""Measuring what a network withstands: suites of attacks, verdicts, reports."""
