@@ -116,6 +116,12 @@ def device(value: object, name: str) -> torch.device | None:
     return found
 
 
+def seed(value: int) -> None:
+    """Raises ValueError for a seed without room, in torch's 64 bits, for what is added to it."""
+    if not 0 <= value < 2**63:
+        raise ValueError(f"seed must be from 0 to 2**63 - 1, but is {value}.")
+
+
 def generator(value: object) -> None:
     if value is not None and not isinstance(value, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, but is {describe(value)}.")

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from fastard import data, models
+from fastard import checks, data, models
 from fastard.data import ImageSet
 from fastard.device import resolve_device
 from fastard.files import require_writable_dir, write_json
@@ -99,6 +99,7 @@ def evaluate(
         raise ValueError(f"eps must be at least 0 and finite, but is {eps}.")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, but is {batch_size}.")
+    checks.seed(seed)
     if n is not None and not 1 <= n <= len(images):
         raise ValueError(f"n must lie between 1 and {len(images)}, the images there, but is {n}.")
     images = images.first(n) if n is not None else images

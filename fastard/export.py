@@ -38,6 +38,8 @@ class ExportConfig:
     """File to write; beside the checkpoint when left out."""
     model: str | None = None
     """Architecture of a checkpoint that does not name its own, such as resnet18."""
+    num_classes: int | None = None
+    """Classes of a checkpoint that does not say how many it has; 10 when left out."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ def export(config: ExportConfig, console: Console = QUIET) -> Path:
             f"format {config.format!r} needs {' and '.join(missing)}, not installed here: "
             'pip install "fastard[export]".'
         )
-    model, meta = models.load_checkpoint(config.checkpoint, name=config.model)
+    model, meta = models.load_checkpoint(
+        config.checkpoint, name=config.model, num_classes=config.num_classes
+    )
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     shape = (meta["in_channels"], meta["image_size"], meta["image_size"])

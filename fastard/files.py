@@ -19,19 +19,28 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path` and rename it to `path` when the block succeeds.
 
     The temporary name keeps the suffix of `path`, because many writers choose their format by it.
-    When the block raises, the temporary file is removed and `path` stays as it was.
+    When the block raises, the temporary file is removed and `path` stays as it was. The file has
+    the permissions of any new one, whatever its writer gave it.
 
     Raises:
         FileNotFoundError: the folder does not exist, or the block wrote nothing.
+        NotADirectoryError: the folder is a file.
     """
     target = Path(path)
     if not target.parent.is_dir():
+        if target.parent.exists():
+            raise NotADirectoryError(f"cannot write {target}: {target.parent} is no folder")
         raise FileNotFoundError(f"cannot write {target}: the folder {target.parent} does not exist")
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
     try:
+        # The umask can be asked for by setting it alone, which other threads would notice.
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        temporary.unlink()
         yield temporary
         if not temporary.exists():
             raise FileNotFoundError(f"nothing was written to {temporary}, so {target} was not made")
+        temporary.chmod(mode)
         _flush(temporary)
         os.replace(temporary, target)
     finally:

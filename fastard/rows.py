@@ -1,4 +1,4 @@
-"""Noise for some rows of a batch that several processes share, cut from one draw for all of it."""
+"""A batch that several processes share: its noise, and what its parts must know of each other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 
 _PART: ContextVar[tuple[int, int]] = ContextVar("part", default=(0, 1))
@@ -35,3 +37,64 @@ def drawn(draw: Callable[..., Tensor], shape: Sequence[int], **arguments: Any) -
     whole = draw((world * rows, *rest), **arguments)
     # A copy, so that the whole draw is freed.
     return whole[rank * rows : (rank + 1) * rows].clone()
+
+
+def parts() -> int:
+    """Into how many equal parts the batch is divided; 1 outside of `part_of_batch`."""
+    return _PART.get()[1]
+
+
+def mine(whole: Tensor) -> Tensor:
+    """This part's rows of a tensor [world * B, ...] of the whole batch."""
+    rank, world = _PART.get()
+    return whole.chunk(world)[rank] if world > 1 and len(whole) else whole
+
+
+def gathered(part: Tensor) -> Tensor:
+    """The rows of all parts, [world * B, ...] for this one's [B, ...], detached."""
+    if parts() == 1:
+        return part.detach()
+    part = part.detach().contiguous()
+    whole = part.new_empty((parts() * len(part), *part.shape[1:]))
+    dist.all_gather_into_tensor(whole, part)
+    return whole
+
+
+def total(number: Tensor) -> Tensor:
+    """The sum over the parts, detached; outside of `part_of_batch` the number itself."""
+    return _reduced(number, dist.ReduceOp.SUM)
+
+
+def mean(number: Tensor) -> Tensor:
+    """The mean over the parts, detached."""
+    return total(number) / parts()
+
+
+def least(number: Tensor) -> Tensor:
+    """The smallest of the parts' numbers, detached."""
+    return _reduced(number, dist.ReduceOp.MIN)
+
+
+def most(number: Tensor) -> Tensor:
+    """The largest of the parts' numbers, detached."""
+    return _reduced(number, dist.ReduceOp.MAX)
+
+
+def rolled(x: Tensor) -> Tensor:
+    """Each row's neighbour in the whole batch, detached.
+
+    Equivalent to: ``x.roll(1, 0)`` for the whole batch.
+    """
+    rank, world = _PART.get()
+    if world == 1:
+        return x.detach().roll(1, 0)
+    before = gathered(x[-1:])[rank - 1]
+    return torch.cat([before[None], x.detach()[:-1]])
+
+
+def _reduced(number: Tensor, how: Any) -> Tensor:
+    number = number.detach()
+    if parts() > 1:
+        number = number.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(number, how)
+    return number

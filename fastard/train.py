@@ -28,9 +28,12 @@ def train(
     training) on images held out of the training set, unless `config.selection` says otherwise.
 
     Started by torchrun in N processes, it trains one student in all of them, as one process would
-    with the same batch size: each reads every batch and takes its rows, gradients and BatchNorm
-    statistics are those of the whole batch, noise is cut from one draw for it (the masks of a
-    dropout are not). The first one writes and prints; hooks are called in each. Validation is
+    with the same batch size: each reads its rows of every batch, gradients, BatchNorm statistics
+    and what a method balances or compares are those of the whole batch, noise and the masks of
+    `LogitMap`'s dropout are cut from one draw for it. With `parallel` "fsdp" weights, gradients and
+    momentum are divided between them (FSDP2), beside a whole copy to attack, renewed in one
+    all-gather a step; files hold whole weights, so a run may be resumed either way and in another
+    number of processes. The first one writes and prints; hooks are called in each. Validation is
     shared, with noise of each process's own. When a process ends, the others end with
     ConnectionError; started anew by torchrun (--max-restarts), they resume from the last saved
     state. The folder must be one that all of them see.

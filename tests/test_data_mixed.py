@@ -71,6 +71,10 @@ def test_a_pass_can_start_in_its_middle(
     for start in range(4):
         for ours, expected in zip(run(start=start), whole[start:], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+    parts = zip(run(part=(0, 2)), run(part=(1, 2)), whole, strict=True)
+    for *halves, expected in parts:
+        for ours, theirs in zip(zip(*halves, strict=True), expected, strict=True):
+            assert torch.equal(torch.cat(ours), theirs)
 
 
 def test_load_mixes_what_is_left_for_training(tmp_path: Path) -> None:

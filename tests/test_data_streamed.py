@@ -93,11 +93,38 @@ def test_a_pass_can_start_in_its_middle(streamed: data.Streamed, augment: str) -
     assert len(run(streamed, augment=augment, drop_last=True)) == 2
 
 
+@pytest.mark.parametrize("augment", ["crop-flip", "resized-crop-flip"])
+def test_a_part_reads_its_own_files_alone(
+    streamed: data.Streamed, augment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(streamed, augment=augment)
+    read, decode = [], Decoder.__call__
+
+    def counted(self: Decoder, file: str, seed: int | None = None) -> torch.Tensor:
+        read.append(file)
+        return decode(self, file, seed)
+
+    monkeypatch.setattr(Decoder, "__call__", counted)
+    for rank in range(2):
+        # Of the last batch, three images, the third is left out.
+        rows = [slice(2 * rank, 2 * rank + 2), slice(rank, rank + 1)]
+        expected = [
+            data.Batch(*(t[mine] for t in b)) for b, mine in zip(whole[1:], rows, strict=True)
+        ]
+        read.clear()
+        assert_same(run(streamed, augment=augment, part=(rank, 2), start=1), expected)
+        positions = torch.cat([b.index for b in expected]).tolist()
+        assert read == [streamed.files[i] for i in positions]
+    # A batch of fewer images than parts is everyone's.
+    assert len(run(streamed, size=11, part=(3, 12))[0].x) == 11
+
+
 def test_the_kinds_of_images_in_memory_agree_with_them(streamed: data.Streamed) -> None:
     kept = streamed.decoded()
     assert torch.equal(kept.float(), streamed.float())
     for kind in ("none", "crop", "crop-flip"):
         assert_same(run(streamed, augment=kind), run(kept, augment=kind))
+        assert_same(run(streamed, augment=kind, part=(1, 2)), run(kept, augment=kind, part=(1, 2)))
 
 
 def test_parts(streamed: data.Streamed) -> None:

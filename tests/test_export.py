@@ -73,14 +73,17 @@ def test_safetensors_keep_what_the_checkpoint_says(checkpoint: Path) -> None:
     assert models.load_checkpoint(out)[1] == models.load_checkpoint(checkpoint)[1]
 
 
-def test_a_foreign_state_dict(tmp_path: Path) -> None:
-    model = models.build("cnn_a").eval()
-    torch.save(model.state_dict(), tmp_path / "cnn.pth")
-    config = ExportConfig(checkpoint=tmp_path / "cnn.pth", model="cnn_a", format="torchscript")
+@pytest.mark.parametrize("classes", [None, 100])
+def test_a_foreign_state_dict(tmp_path: Path, classes: int | None) -> None:
+    file = tmp_path / "cnn.pth"
+    torch.save(models.build("cnn_a", classes or 10).state_dict(), file)
+    config = ExportConfig(checkpoint=file, model="cnn_a", format="torchscript")
+    config.num_classes = classes
     out = export(config)
     x = torch.rand(2, 3, 32, 32)
-    expected = models.load(tmp_path / "cnn.pth", name="cnn_a")(x)
+    expected = models.load(file, name="cnn_a", num_classes=classes)(x)
     torch.testing.assert_close(torch.jit.load(str(out))(x), expected)
+    assert expected.shape == (2, classes or 10)
 
 
 def test_logits_that_differ_leave_no_file(checkpoint: Path, monkeypatch) -> None:

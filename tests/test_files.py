@@ -43,7 +43,8 @@ def test_atomic_path_leaves_the_old_file_on_an_error(
 def test_atomic_path_gives_the_permissions_of_an_ordinary_file(tmp_path: Path) -> None:
     (tmp_path / "ordinary").write_text("")
     with atomic_path(tmp_path / "ours") as temporary:
-        temporary.write_text("")
+        # As the writer of safetensors does.
+        os.close(os.open(temporary, os.O_CREAT, 0o600))
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
@@ -51,6 +52,9 @@ def test_atomic_path_names_what_is_missing(tmp_path: Path) -> None:
     target = tmp_path / "none" / "a.txt"
     with pytest.raises(FileNotFoundError, match="the folder .*none does not exist"):
         with atomic_path(target):
+            pytest.fail("the block must not run")
+    with pytest.raises(NotADirectoryError, match="cannot write .*null/a.txt: .*null is no folder"):
+        with atomic_path(Path(os.devnull) / "a.txt"):
             pytest.fail("the block must not run")
     with pytest.raises(FileNotFoundError, match="nothing was written"), atomic_path(tmp_path / "a"):
         assert os.listdir(tmp_path) == []

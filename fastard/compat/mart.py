@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastard.api import pgd_ce
-from fastard.compat.shared import check_settings
-from fastard.kinds import unknown
+from fastard.compat.shared import check_published
 
 __all__ = ["mart_loss"]
 
@@ -53,9 +52,7 @@ def mart_loss(
     Returns: a 0-dim loss with its graph.
     Raises TypeError or ValueError for bad input, in one sentence.
     """
-    if distance != "l_inf":
-        raise unknown("distance", distance, ("l_inf",))
-    check_settings(step_size=step_size, epsilon=epsilon, perturb_steps=perturb_steps)
+    check_published(distance, ("l_inf",), step_size, epsilon, perturb_steps)
     x_adv = pgd_ce(
         model, x_natural, y, epsilon, step_size, perturb_steps, random_start="gaussian",
         noise_device="cpu", engine=engine, precision=precision)  # fmt: skip

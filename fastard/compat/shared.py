@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from fastard import checks
 from fastard.engine import inner_model
 from fastard.engine.unwrap import Model
+from fastard.kinds import unknown
 from fastard.settings import check_values
 
 
@@ -55,6 +57,18 @@ def check_settings(**settings: Any) -> None:
             checks.steps(value, name)
         else:
             checks.radius(value, None, name)
+
+
+def check_published(
+    distance: str, known: Sequence[str], step_size: Any, epsilon: Any, perturb_steps: Any
+) -> None:
+    """Refuses settings of TRADES' and MART's losses that are none.
+
+    A `distance` other than the known ones turned the published attacks off without a word.
+    """
+    if distance not in known:
+        raise unknown("distance", distance, known)
+    check_settings(step_size=step_size, epsilon=epsilon, perturb_steps=perturb_steps)
 
 
 def check_images(model: Model, x: Tensor, name: str) -> bool:

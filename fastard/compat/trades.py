@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from fastard import checks, losses
 from fastard.api import pgd_kl
-from fastard.compat.shared import check_images, check_settings
+from fastard.compat.shared import check_images, check_published
 from fastard.engine import Inference, Program, RowLoss
-from fastard.kinds import LossKind, unknown
+from fastard.kinds import LossKind
 
 __all__ = ["trades_loss"]
 
@@ -63,9 +63,7 @@ def trades_loss(
     Returns: a 0-dim loss with its graph.
     Raises TypeError or ValueError for bad input, in one sentence.
     """
-    if distance not in ("l_inf", "l_2"):
-        raise unknown("distance", distance, ("l_inf", "l_2"))
-    check_settings(step_size=step_size, epsilon=epsilon, perturb_steps=perturb_steps)
+    check_published(distance, ("l_inf", "l_2"), step_size, epsilon, perturb_steps)
     values = check_images(model, x_natural, "x_natural")
     target = Inference(model, precision, engine=engine)(x_natural)
     if distance == "l_inf":

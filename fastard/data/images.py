@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fastard.data.augment import apply_views, decode_views, draw_views, encode_views
-from fastard.data.batches import Batch, count_batches, draw_order, require_pass
+from fastard.data.batches import Batch, Pass, Passes
 
 
 @dataclass(frozen=True, eq=False)
-class Images:
+class Images(Passes):
     """Images x uint8 [N, C, H, W] and labels y int64 [N] on one device.
 
     `augment` is what `batches` does where it is not told: "none", "crop" or "crop-flip".
@@ -78,46 +78,19 @@ class Images:
         kind = self.augment if augment is None else augment
         return Images(self.x[index], self.y[index], kind)
 
-    def num_batches(self, batch_size: int, *, drop_last: bool = False) -> int:
-        """Return how many batches `batches` yields."""
-        return count_batches(len(self), batch_size, drop_last)
+    def _count(self) -> int:
+        return len(self)
 
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        generator: torch.Generator | None = None,
-        augment: str | None = None,
-        drop_last: bool = False,
-        start: int = 0,
-    ) -> Iterator[Batch]:
-        """Yield one pass over the images in batches of `batch_size`.
-
-        All random numbers of the pass are drawn at the call, on the CPU, from `generator` or
-        torch's global one: first the order (with `shuffle`), then the view of every image. They
-        depend neither on the device nor on the batch size, nor on `start`, the number of batches
-        to leave out: a generator in the state of an earlier call gives the rest of its pass, to
-        the bit.
-
-        Raises:
-            ValueError: `batch_size` is below 1, `start` is not from 0 to `num_batches`, `augment`
-                is unknown, or `generator` is not on the CPU.
-        """
-        total = require_pass(len(self), batch_size, drop_last, start, generator)
-        kind = self.augment if augment is None else augment
-        order = draw_order(len(self), shuffle, generator)
-        codes = encode_views(draw_views(len(self), kind, generator))
-        rest = order[start * batch_size : total * batch_size]
+    def _pass(self, asked: Pass) -> Iterator[Batch]:
+        kind = asked.kind(self.augment)
+        order = asked.order(len(self))
+        codes = encode_views(draw_views(len(self), kind, asked.generator))
         # One copy for the whole pass: no transfer, and no wait for one, between batches.
-        return self._iterate(
-            rest.to(self.device), codes.to(self.device), batch_size, moved=kind != "none"
-        )
+        parts = asked.split(order.to(self.device))
+        return self._iterate(parts, codes.to(self.device), moved=kind != "none")
 
-    def _iterate(
-        self, order: Tensor, codes: Tensor, batch_size: int, *, moved: bool
-    ) -> Iterator[Batch]:
-        for index in order.split(batch_size) if len(order) else ():
+    def _iterate(self, parts: Iterator[Tensor], codes: Tensor, *, moved: bool) -> Iterator[Batch]:
+        for index in parts:
             x, view = self.x[index], codes[index]
             if moved:
                 x = apply_views(x, decode_views(view))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastard.data.augment import apply_views, decode_views, draw_views, encode_views
-from fastard.data.batches import Batch, count_batches, draw_order, require_pass
+from fastard.data.batches import Batch, Pass, Passes
 from fastard.data.images import Images, to_float
 from fastard.data.npz import open_array
 
@@ -21,15 +21,16 @@ ORIGINAL_SHARE = 0.3
 
 
 @dataclass(frozen=True, eq=False)
-class Mixed:
+class Mixed(Passes):
     """Batches of which a share are original images and the rest synthetic ones.
 
     The synthetic images `x_extra` uint8 [M, H, W, C] and labels `y_extra` [M] may be mapped from a
     file: only what a batch needs is read. Of a batch of B, B - floor(B * (1 - share)) images are
     original ones, each at most once a pass; the synthetic ones are drawn with replacement. A pass
-    has as many batches as one over the original images alone. All of that is as in the code of
-    Wang et al. 2023 (arXiv 2302.04638), wzekai99/DM-Improves-AT, whose share is 0.3. In `Batch`,
-    the synthetic images are numbered on from the original ones.
+    has as many batches as one over the original images alone: it draws the order of the original
+    images, the synthetic ones, and a view for each image of each batch. All of that is as in the
+    code of Wang et al. 2023 (arXiv 2302.04638), wzekai99/DM-Improves-AT, whose share is 0.3. In
+    `Batch`, the synthetic images are numbered on from the original ones.
 
     Raises:
         ValueError: shapes, dtypes or labels do not fit the original images, or the share is not
@@ -72,47 +73,38 @@ class Mixed:
         """Return the first `n` original images with all synthetic ones."""
         return replace(self, original=self.original.first(n))
 
-    def num_batches(self, batch_size: int, *, drop_last: bool = False) -> int:
-        """Return how many batches `batches` yields."""
-        return count_batches(len(self.original), batch_size, drop_last)
+    def last_batch(self, batch_size: int) -> int:
+        """Return how many images the last batch of a pass has: synthetic ones fill it up."""
+        filled = int(batch_size * (1 - self.share)) > 0
+        return batch_size if filled else super().last_batch(batch_size)
 
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        generator: torch.Generator | None = None,
-        augment: str | None = None,
-        drop_last: bool = False,
-        start: int = 0,
-    ) -> Iterator[Batch]:
-        """Yield one pass, every batch of `batch_size`; arguments as for `Images.batches`.
+    def _count(self) -> int:
+        return len(self.original)
 
-        All random numbers are drawn at the call: the order of the original images, the synthetic
-        ones, and a view for each image of each batch.
-
-        Raises:
-            ValueError: as `Images.batches`.
-        """
-        total = require_pass(len(self.original), batch_size, drop_last, start, generator)
-        kind = self.augment if augment is None else augment
-        ours = batch_size - int(batch_size * (1 - self.share))
-        order = draw_order(len(self.original), shuffle, generator)
+    def _pass(self, asked: Pass) -> Iterator[Batch]:
+        kind, size = asked.kind(self.augment), asked.batch_size
+        ours = size - int(size * (1 - self.share))
+        order = asked.order(len(self.original))
         # Where the original images run out, synthetic ones fill the batch.
-        most = batch_size if ours < batch_size else 0
-        theirs = torch.randint(len(self.y_extra), (total, most), generator=generator)
-        views = draw_views(total * batch_size, kind, generator).view(total, batch_size, 3)
-        return self._iterate(order, ours, theirs, encode_views(views), start, kind != "none")
+        most = size if ours < size else 0
+        shape = (asked.batches, most)
+        theirs = torch.randint(len(self.y_extra), shape, generator=asked.generator)
+        views = draw_views(asked.batches * size, kind, asked.generator)
+        codes = encode_views(views.view(asked.batches, size, 3))
+        return self._iterate(asked, order.split(ours), theirs, codes, moved=kind != "none")
 
     def _iterate(
-        self, order: Tensor, ours: int, theirs: Tensor, codes: Tensor, start: int, moved: bool
+        self, asked: Pass, order: Sequence[Tensor], theirs: Tensor, codes: Tensor, *, moved: bool
     ) -> Iterator[Batch]:
         device = self.device
-        for step in range(start, len(theirs)):
-            own = order[step * ours : (step + 1) * ours]
+        for step in range(asked.start, asked.batches):
+            own = order[step]
             # Sorted, so that the file is read in one direction.
             picked = theirs[step, : codes.shape[1] - len(own)].sort().values
-            view = codes[step, : len(own) + len(picked)].to(device)
+            count, mine = len(own), asked.rows(len(own) + len(picked))
+            view = codes[step, mine].to(device)
+            own = own[mine]
+            picked = picked[max(mine.start - count, 0) : max(mine.stop - count, 0)]
             index = torch.cat([own, picked + len(self.original)]).to(device)
             extra = torch.from_numpy(self.x_extra[picked.numpy()]).permute(0, 3, 1, 2).contiguous()
             own = own.to(device)

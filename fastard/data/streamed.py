@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fastard.data.augment import apply_views, decode_views, draw_views, encode_views
-from fastard.data.batches import NO_VIEW, Batch, count_batches, draw_order, require_pass
+from fastard.data.batches import NO_VIEW, Batch, Pass, Passes
 from fastard.data.decode import Decoder
 from fastard.data.images import Images, to_float
 
@@ -24,7 +24,7 @@ RESIZED_CROP = "resized-crop-flip"
 
 
 @dataclass(frozen=True, eq=False)
-class Streamed:
+class Streamed(Passes):
     """Labelled image files behind the interface of `Images`.
 
     `files` are paths, `y` their labels int64 [N] on the device of the batches. `workers` processes
@@ -32,7 +32,12 @@ class Streamed:
     pass; 0 decodes in the calling process. `augment` is one of `Images`' kinds, applied on the
     device to the image as an evaluation sees it, or "resized-crop-flip": torchvision's
     `v2.RandomResizedCrop` and `v2.RandomHorizontalFlip`, in the workers. Its random numbers depend
-    on the pass and the image alone, not on the worker, and its views on no code (-1).
+    on the pass and the image alone, not on the worker, and its views on no code (-1): of it one
+    number is drawn for the pass, after the order.
+
+    Files are read at most a few batches ahead; a pass ends when another begins on the same images:
+    the first one then raises RuntimeError, as it raises ValueError for a file that is damaged or
+    missing.
 
     Raises:
         ValueError: there is not one label a file.
@@ -99,53 +104,37 @@ class Streamed:
         """
         size = self.decoder.size
         x = torch.empty(len(self), 3, size, size, dtype=torch.uint8, device=self.device)
-        order = torch.arange(len(self))
+        order = torch.arange(len(self)).split(256)
         for step, part in enumerate(self._loader(256).run(order, None)):
             x[step * 256 : step * 256 + len(part)] = part.to(self.device)
         self._loaders.clear()
         return Images(x, self.y, self.augment)
 
-    def num_batches(self, batch_size: int, *, drop_last: bool = False) -> int:
-        """Return how many batches `batches` yields."""
-        return count_batches(len(self), batch_size, drop_last)
+    def _count(self) -> int:
+        return len(self)
 
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        generator: torch.Generator | None = None,
-        augment: str | None = None,
-        drop_last: bool = False,
-        start: int = 0,
-    ) -> Iterator[Batch]:
-        """Yield one pass; arguments, drawn numbers and errors as for `Images.batches`.
-
-        With "resized-crop-flip" one number is drawn for the pass, after the order. Files are read
-        at most a few batches ahead; a pass ends when another begins on the same images.
-
-        Raises:
-            ValueError: as `Images.batches`; while iterating, a file is damaged or missing.
-            RuntimeError: while iterating, another pass with the same batch size has begun.
-        """
-        total = require_pass(len(self), batch_size, drop_last, start, generator)
-        kind = self.augment if augment is None else augment
-        order = draw_order(len(self), shuffle, generator)
+    def _pass(self, asked: Pass) -> Iterator[Batch]:
+        kind = asked.kind(self.augment)
+        order = asked.order(len(self))
         seed = codes = None
         if kind == RESIZED_CROP:
-            seed = int(torch.randint(2**32, (), generator=generator))
+            seed = int(torch.randint(2**32, (), generator=asked.generator))
         else:
-            codes = encode_views(draw_views(len(self), kind, generator))
-        rest = order[start * batch_size : total * batch_size]
-        return self._iterate(
-            rest, codes, seed, batch_size, moved=kind not in ("none", RESIZED_CROP)
-        )
+            codes = encode_views(draw_views(len(self), kind, asked.generator))
+        moved = kind not in ("none", RESIZED_CROP)
+        return self._iterate(list(asked.split(order)), codes, seed, asked.batch_size, moved=moved)
 
     def _iterate(
-        self, order: Tensor, codes: Tensor | None, seed: int | None, batch_size: int, *, moved: bool
+        self,
+        parts: list[Tensor],
+        codes: Tensor | None,
+        seed: int | None,
+        batch_size: int,
+        *,
+        moved: bool,
     ) -> Iterator[Batch]:
-        parts = self._loader(batch_size).run(order, seed)
-        for index, x in zip(order.split(batch_size), parts, strict=False):
+        found = self._loader(batch_size).run(parts, seed)
+        for index, x in zip(parts, found, strict=False):
             view = torch.full_like(index, NO_VIEW) if codes is None else codes[index]
             index, view = index.to(self.device), view.to(self.device)
             x = x.to(self.device, non_blocking=True)
@@ -158,7 +147,7 @@ class Streamed:
             # One at a time: worker processes are dear.
             self._loaders.clear()
             pinned = self.device.type == "cuda"
-            loader = _Loader(_Files(self.files, self.decoder), batch_size, self.workers, pinned)
+            loader = _Loader(_Files(self.files, self.decoder), self.workers, pinned)
             self._loaders[batch_size] = loader
         return self._loaders[batch_size]
 
@@ -185,20 +174,20 @@ class _Order:
     """The batches of the coming pass, as lists of keys for the workers."""
 
     # Apart from the loader: in a cycle with it, workers would outlive it until a timeout.
-    def __init__(self, batch_size: int) -> None:
-        self.order, self.batch_size = torch.arange(0), batch_size
+    def __init__(self) -> None:
+        self.parts: Sequence[Tensor] = ()
         self.seed: int | None = None
 
     def __iter__(self) -> Iterator[list[tuple[int, int | None]]]:
-        for part in self.order.split(self.batch_size):
+        for part in self.parts:
             yield [(i, None if self.seed is None else _mixed(self.seed, i)) for i in part.tolist()]
 
 
 class _Loader:
     """A DataLoader whose order is set anew for every pass."""
 
-    def __init__(self, files: _Files, batch_size: int, workers: int, pinned: bool) -> None:
-        self._passes, self._order = 0, _Order(batch_size)
+    def __init__(self, files: _Files, workers: int, pinned: bool) -> None:
+        self._passes, self._order = 0, _Order()
         self._loader: DataLoader[Any] = DataLoader(
             files,
             batch_sampler=self._order,  # type: ignore[arg-type]  # any iterable of lists of keys
@@ -211,11 +200,11 @@ class _Loader:
             generator=torch.Generator(),
         )
 
-    def run(self, order: Tensor, seed: int | None) -> Iterator[Tensor]:
+    def run(self, parts: Sequence[Tensor], seed: int | None) -> Iterator[Tensor]:
         self._passes += 1
         this_pass = self._passes
-        self._order.order, self._order.seed = order, seed
-        for found in self._loader if len(order) else ():
+        self._order.parts, self._order.seed = parts, seed
+        for found in self._loader if parts else ():
             if isinstance(found, str):
                 raise ValueError(found)
             yield found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastard import ops
-from fastard.losses.reductions import require_share
+from fastard.losses.reductions import require_share, times_parts
 
 
 def adaad(
@@ -36,10 +36,11 @@ def adaad(
         CIFAR-100.
     """
     require_share(adv_weight, "adv_weight")
-    loss = ops.distill_kl(adv_logits, adv_teacher_logits, reduction=reduction)
+    scale = times_parts(1.0, reduction)
+    loss = ops.distill_kl(adv_logits, adv_teacher_logits, reduction=reduction, scale=scale)
     if adv_weight == 1:
         return loss
     if clean_logits is None or clean_teacher_logits is None:
         raise ValueError(f"clean logits must be given where adv_weight is {adv_weight}.")
-    clean = ops.distill_kl(clean_logits, clean_teacher_logits, reduction=reduction)
+    clean = ops.distill_kl(clean_logits, clean_teacher_logits, reduction=reduction, scale=scale)
     return adv_weight * loss + (1 - adv_weight) * clean

@@ -6,6 +6,7 @@ import torch
 
 from fastard import ops
 from fastard.kinds import unknown
+from fastard.losses.reductions import times_parts
 
 DIRECTIONS = ("teacher||student", "student||teacher")
 
@@ -39,4 +40,5 @@ def advfunmatch(
     pair = (student_logits, teacher_logits)
     if kl_direction == "student||teacher":
         pair = (teacher_logits, student_logits)
-    return ops.distill_kl(*pair, temperature, reduction, scale=temperature**2)
+    scale = times_parts(temperature**2, reduction)
+    return ops.distill_kl(*pair, temperature, reduction, scale=scale)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from fastard import ops
-from fastard.losses.reductions import require_share
+from fastard.losses.reductions import require_share, times_parts
 
 
 def ard(
@@ -48,7 +48,8 @@ def ard(
         raise ValueError(
             f"clean_logits and y must be given where alpha is below 1, but is {alpha}."
         )
-    soft = ops.distill_kl(adv_logits, teacher_logits, temperature, reduction, scale=temperature**2)
+    scale = times_parts(temperature**2, reduction)
+    soft = ops.distill_kl(adv_logits, teacher_logits, temperature, reduction, scale=scale)
     if clean_logits is None or y is None or alpha == 1:
         return alpha * soft
     return alpha * soft + (1 - alpha) * F.cross_entropy(clean_logits, y)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fastard import ops
+from fastard import ops, rows
 from fastard.losses.reductions import require_weight
 
 
@@ -54,15 +54,16 @@ def dgad(
         multiplies by the adversarial term where it adds it elsewhere, which is not followed.
     """
     require_weight(beta)
-    rows = len(y)
-    size = rows if nominal_batch is None else nominal_batch
+    parts = rows.parts()
+    count = parts * len(y)
+    size = count if nominal_batch is None else nominal_batch
     clean_kl = ops.distill_kl(clean_logits, corrected(clean_teacher_logits, y), reduction="none")
     adv_kl = ops.distill_kl(adv_logits, corrected(adv_teacher_logits, y), reduction="none")
     # A mask instead of indexing: the number of such samples stays on the device.
     wrong = (clean_teacher_logits.argmax(1) != y).to(clean_kl.dtype)
-    count = wrong.sum()
-    adv_share = (size - count) / size / (rows - count).clamp(min=1)
+    errors = rows.total(wrong.sum())
+    adv_share = (size - errors) / size / (count - errors).clamp(min=1)
     pairing = (adv_logits.softmax(1) - clean_logits.softmax(1)).square().mean()
-    return (
-        (wrong * clean_kl).sum() / size + adv_share * ((1 - wrong) * adv_kl).sum() + beta * pairing
-    )
+    # The mean over the parts is the whole batch's loss.
+    terms = (wrong * clean_kl).sum() / size + adv_share * ((1 - wrong) * adv_kl).sum()
+    return parts * terms + beta * pairing

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from fastard import ops
-from fastard.losses.reductions import require_share
+from fastard.losses.reductions import require_share, times_parts
 
 
 def kd(
@@ -40,7 +40,6 @@ def kd(
     Source: Hinton et al. 2015 (arXiv 1503.02531).
     """
     require_share(alpha)
-    soft = ops.distill_kl(
-        student_logits, teacher_logits, temperature, reduction, scale=temperature**2
-    )
+    scale = times_parts(temperature**2, reduction)
+    soft = ops.distill_kl(student_logits, teacher_logits, temperature, reduction, scale=scale)
     return (1 - alpha) * F.cross_entropy(student_logits, y) + alpha * soft

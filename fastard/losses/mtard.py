@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastard import ops
+from fastard.losses.reductions import times_parts
 
 
 def mtard(
@@ -34,6 +35,7 @@ def mtard(
     Returns: the adversarial and the natural term, 0-dim each.
     Source: Zhao et al. 2022 (ECCV), github.com/zhaoshiji123/MTARD.
     """
+    scale = times_parts(scale, reduction)
     adv, clean = (
         ops.distill_kl(logits, teacher, reduction=reduction, log_floor=log_floor, scale=scale)
         for logits, teacher in (

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from fastard import rows
+
 REDUCTIONS = ("mean", "batchmean", "sum")
 """Divided by B * C, divided by B, not divided."""
+
+
+def times_parts(scale: float, reduction: str) -> float:
+    """The scale of a part's loss by which the mean over the parts is the loss of the whole batch.
+
+    It is the scale itself but for a "sum" over a batch that several processes share.
+    """
+    return scale * rows.parts() if reduction == "sum" else scale
 
 
 def require_share(value: float, name: str = "alpha") -> None:

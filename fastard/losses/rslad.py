@@ -6,7 +6,7 @@ import torch
 
 from fastard import ops
 from fastard.kinds import unknown
-from fastard.losses.reductions import REDUCTIONS, require_share
+from fastard.losses.reductions import REDUCTIONS, require_share, times_parts
 
 
 def rslad(
@@ -45,6 +45,7 @@ def rslad(
     require_share(alpha)
     if reduction not in REDUCTIONS:
         raise unknown("reduction", reduction, REDUCTIONS)
+    scale = times_parts(scale, reduction)
     divergences = [
         ops.distill_kl(
             logits, teacher_logits, reduction=reduction, log_floor=log_floor, scale=scale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fastard import ops
+from fastard import ops, rows
 from fastard.kinds import unknown
 
 ENTROPIES = ("shannon", "renyi")
@@ -63,15 +63,15 @@ def saad(
     Source: Lee and Chung 2026 (TMLR), github.com/HongsinLee/saad.
     """
     h = entropy(adv_teacher_logits.detach(), entropy_kind, renyi_order)
-    weight = entropy_scale * (h - h.amin())
-    rows = ops.distill_kl(adv_logits, adv_teacher_logits, reduction="none")
+    weight = entropy_scale * (h - rows.least(h.amin()))
+    divergences = ops.distill_kl(adv_logits, adv_teacher_logits, reduction="none")
     slopes = ops.distill_kl(
         adv_logits - other_logits, adv_teacher_logits - other_teacher_logits, reduction="none"
     )
-    total = weight * (rows + gradient_weight * slopes)
+    total = weight * (divergences + gradient_weight * slopes)
     if clean_weight:
         if clean_logits is None or clean_teacher_logits is None:
             raise ValueError(f"clean logits must be given where clean_weight is {clean_weight}.")
         clean = ops.distill_kl(clean_logits, clean_teacher_logits, reduction="none")
-        total = total + clean_weight * (1 - weight / (weight.amax() + 1e-8)) * clean
+        total = total + clean_weight * (1 - weight / (rows.most(weight.amax()) + 1e-8)) * clean
     return total.mean()

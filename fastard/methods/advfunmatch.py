@@ -92,12 +92,6 @@ class AdvFunMatch(Method):
     )
     least_teachers = most_teachers = 1
 
-    def undivided(self) -> str:
-        options = self.options
-        if (options.augment, options.mix) != ("none", "none"):
-            return "its views are drawn for, or mixed within, the batch"
-        return super().undivided()
-
     def views(self, x: torch.Tensor) -> torch.Tensor:
         options = self.options
         x = policy_views(

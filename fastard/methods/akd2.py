@@ -9,20 +9,13 @@ import torch
 
 from fastard import losses
 from fastard.methods.base import Logs, accuracy
-from fastard.methods.label_attack import LabelAttack
-from fastard.methods.recipes import Preset
+from fastard.methods.recipes import Preset, as_in_iad, from_iad
+from fastard.methods.two_teachers import TwoTeachers
 
-_RECIPE = Preset(
-    name="akd2",
-    method="akd2",
-    source="github.com/ZFancy/IAD, AKD2.py, with the second drop of its schedule, whose code sets "
-    "0.01 again",
-    epochs=200,
-    milestones=(100, 150),
-)
+_RECIPE = from_iad("akd2", "AKD2.py")
 
 
-class AKD2(LabelAttack):
+class AKD2(TwoTeachers):
     """Distils a robust and a standard teacher on adversarial images, beside the labels.
 
     Equivalent to::
@@ -38,34 +31,18 @@ class AKD2(LabelAttack):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(LabelAttack.Options):
-        clip_start: bool | None = False
+    class Options(TwoTeachers.Options):
         label_weight: float = 0.25
-        robust_weight: float = 0.5
-        standard_weight: float = 0.25
-        temperature: float = 1.0
 
         def __post_init__(self) -> None:
             super().__post_init__()
             self._number("label_weight", low=0)
-            self._number("robust_weight", low=0)
-            self._number("standard_weight", low=0)
-            self._positive("temperature")
 
     options: Options
     name = "akd2"
     presets: ClassVar[tuple[Preset, ...]] = (
         _RECIPE,
-        replace(
-            _RECIPE,
-            name="akd2-iad",
-            source="github.com/ZFancy/IAD, AKD2.py",
-            options={"attack_mode": "train"},
-            milestones=(100,),
-            selection="test-selected",
-            val_alpha=2 / 255,
-            official=True,
-        ),
+        as_in_iad(_RECIPE, "akd2-iad", "github.com/ZFancy/IAD, AKD2.py"),
         replace(
             _RECIPE,
             name="akd2-kdswa",
@@ -89,8 +66,6 @@ class AKD2(LabelAttack):
             official=True,
         ),
     )
-    least_teachers = most_teachers = 2
-    teacher_roles = ("robust", "standard")
 
     def outer(
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor

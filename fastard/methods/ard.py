@@ -10,7 +10,7 @@ import torch
 from fastard import losses
 from fastard.methods.base import Logs, accuracy
 from fastard.methods.label_attack import LabelAttack
-from fastard.methods.recipes import Preset
+from fastard.methods.recipes import Preset, as_in_iad
 
 _RECIPE = Preset(
     name="ard",
@@ -72,21 +72,13 @@ class ARD(LabelAttack):
             selection="last",
             official=True,
         ),
-        replace(
+        as_in_iad(
             _RECIPE,
-            name="ard-iad",
-            source="github.com/ZFancy/IAD, ARD.py: temperature 1 and the mean over the batch",
-            options={
-                "attack_mode": "train",
-                "faithful": True,
-                "temperature": 1.0,
-                "reduction": "batchmean",
-            },
-            student="resnet18",
-            milestones=(100,),
-            selection="test-selected",
-            val_alpha=2 / 255,
-            official=True,
+            "ard-iad",
+            "github.com/ZFancy/IAD, ARD.py: temperature 1 and the mean over the batch",
+            faithful=True,
+            temperature=1.0,
+            reduction="batchmean",
         ),
     )
     least_teachers = most_teachers = 1

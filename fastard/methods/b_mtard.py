@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from fastard import losses
+from fastard import losses, rows
 from fastard.methods.mtard import MTARD, Pair
 from fastard.methods.mtard import RECIPE as MTARD_RECIPE
 from fastard.methods.recipes import Preset
@@ -76,7 +76,7 @@ class BMTARD(MTARD):
         options = self.options
         now = self.temperatures.to(robust.dtype)
         tempered = (robust / now[0], natural / now[1])
-        adv, nat = (losses.negative_entropy(logits, 1e-5) for logits in tempered)
+        adv, nat = (rows.mean(losses.negative_entropy(logits, 1e-5)) for logits in tempered)
         step = torch.stack([(adv / nat - 1).sign(), (nat / adv - 1).sign()])
         rate = options.temperature_rate * self.rate_factor
         self.temperatures.sub_(rate * step).clamp_(1, options.max_temperature)

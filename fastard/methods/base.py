@@ -235,12 +235,6 @@ class Method(nn.Module, ABC):
     def on_epoch(self, epoch: int, epochs: int) -> None:
         """Tells the method that epoch `epoch` of `epochs`, counted from 1, begins."""
 
-    def undivided(self) -> str:
-        """Why a batch's loss is not the mean of its equal parts' losses; empty where it is."""
-        if getattr(self.options, "reduction", "mean") == "sum":
-            return "option reduction is 'sum'"
-        return ""
-
     @property
     def replays(self) -> int:
         """How often a trainer calls the method on each batch, stepping its optimiser each time."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from fastard import losses
+from fastard import losses, rows
 from fastard.methods.base import Logs, accuracy, require_labels
 from fastard.methods.options import AttackOptions
 from fastard.methods.pair_attack import PairAttack
@@ -64,16 +64,14 @@ class DGAD(PairAttack):
         ),
     )
 
-    def undivided(self) -> str:
-        return "its terms are means over the images on which the teacher errs or not"
-
     def outer(
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
     ) -> tuple[torch.Tensor, Logs]:
         nominal = self.options.nominal_batch
-        if nominal is not None and nominal < len(x):
+        count = rows.parts() * len(x)
+        if nominal is not None and nominal < count:
             raise ValueError(
-                f"option nominal_batch must be at least the {len(x)} images of a batch, but is "
+                f"option nominal_batch must be at least the {count} images of a batch, but is "
                 f"{nominal}."
             )
         clean_logits = self.student(x)

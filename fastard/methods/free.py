@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from fastard import ops
+from fastard import ops, rows
 from fastard.methods.base import Logs, Method, accuracy, require_labels
 from fastard.methods.options import BallOptions
 from fastard.methods.recipes import Preset
@@ -76,9 +76,6 @@ class Free(Method):
     def replays(self) -> int:
         return self.options.m
 
-    def undivided(self) -> str:
-        return "its perturbation stays with the places of a batch"
-
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The images with the perturbation that earlier passes left; makes no pass itself."""
         if self._trained is not None:
@@ -119,17 +116,18 @@ class Free(Method):
             options.clip_min,
             options.clip_max,
         )
-        self._delta[: len(x)] = moved - x
+        moves = rows.gathered(moved - x)
+        self._delta[: len(moves)] = moves
 
     def _carried(self, x: torch.Tensor) -> torch.Tensor:
-        """The perturbation of the first len(x) places, zero where there was none."""
+        """The perturbation of the batch's places, the first ones, zero where there was none."""
+        count = rows.parts() * len(x)
         if self._delta.shape[1:] != x.shape[1:]:
-            self._delta = torch.zeros_like(x)
+            self._delta = x.new_zeros((0, *x.shape[1:]))
         self._delta = self._delta.to(x)
-        if len(x) > len(self._delta):
-            new = torch.zeros_like(x[len(self._delta) :])
-            self._delta = torch.cat([self._delta, new])
-        return self._delta[: len(x)]
+        if (new := count - len(self._delta)) > 0:
+            self._delta = torch.cat([self._delta, x.new_zeros((new, *x.shape[1:]))])
+        return rows.mine(self._delta[:count])
 
     # Not a buffer: its size is that of batches, which are not known when a state is loaded.
     def get_extra_state(self) -> torch.Tensor:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
-from fastard import losses
+from fastard import losses, rows
 from fastard.methods.base import Logs, Method, accuracy
 from fastard.methods.options import MethodOptions, require_generator
-from fastard.methods.recipes import Preset
+from fastard.methods.recipes import Preset, customary
 
 
 class FunMatch(Method):
@@ -43,22 +43,17 @@ class FunMatch(Method):
     options: Options
     name = "funmatch"
     presets: ClassVar[tuple[Preset, ...]] = (
-        Preset(
-            name="funmatch",
-            method="funmatch",
+        replace(
+            customary("funmatch"),
             source="the customary recipe of CIFAR ResNets; the published one, Adam for 1,200 "
             "epochs of ImageNet in batches of 4,096, is not for CIFAR",
-            epochs=200,
             schedule="cosine",
-            weight_decay=5e-4,
+            milestones=(),
         ),
     )
     least_teachers = 1
     most_teachers = None
     selects_on = "clean"
-
-    def undivided(self) -> str:
-        return "MixUp mixes the images of a batch" if self.options.mixup else ""
 
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The view that every network sees: the batch mixed with its neighbours, not attacked."""
@@ -69,7 +64,7 @@ class FunMatch(Method):
         device = x.device if generator is None else generator.device
         share = torch.rand((), device=device, generator=generator).to(x)
         share = torch.maximum(share, 1 - share)
-        return share * x + (1 - share) * x.roll(1, 0)
+        return share * x + (1 - share) * rows.rolled(x)
 
     def outer(
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor

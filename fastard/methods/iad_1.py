@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -11,22 +11,9 @@ from fastard import losses
 from fastard.methods.base import Logs, accuracy
 from fastard.methods.epoch_count import EpochCount
 from fastard.methods.label_attack import LabelAttack
-from fastard.methods.recipes import Preset
+from fastard.methods.recipes import Preset, as_in_iad, from_iad
 
-_RECIPE = Preset(
-    name="iad-1",
-    method="iad-1",
-    source="github.com/ZFancy/IAD, IAD-I.py, with the second drop of its schedule, whose code sets "
-    "0.01 again",
-    epochs=200,
-    milestones=(100, 150),
-)
-_OFFICIAL: dict[str, Any] = {
-    "milestones": (100,),
-    "selection": "test-selected",
-    "val_alpha": 2 / 255,
-    "official": True,
-}
+_RECIPE = from_iad("iad-1", "IAD-I.py")
 
 
 class IAD1(EpochCount, LabelAttack):
@@ -72,20 +59,13 @@ class IAD1(EpochCount, LabelAttack):
     name = "iad-1"
     presets: ClassVar[tuple[Preset, ...]] = (
         _RECIPE,
-        replace(
+        as_in_iad(_RECIPE, "iad-1-official", "github.com/ZFancy/IAD, IAD-I.py", faithful=True),
+        as_in_iad(
             _RECIPE,
-            name="iad-1-official",
-            source="github.com/ZFancy/IAD, IAD-I.py",
-            options={"attack_mode": "train", "faithful": True},
-            **_OFFICIAL,
-        ),
-        replace(
-            _RECIPE,
-            name="iad-paper",
-            source="the loss of Zhu et al. 2022 with the settings of github.com/ZFancy/IAD, "
-            "IAD-I.py",
-            options={"attack_mode": "train", "faithful": True, "weigh_teacher": True},
-            **_OFFICIAL,
+            "iad-paper",
+            "the loss of Zhu et al. 2022 with the settings of github.com/ZFancy/IAD, IAD-I.py",
+            faithful=True,
+            weigh_teacher=True,
         ),
     )
     least_teachers = most_teachers = 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -10,20 +10,13 @@ import torch
 from fastard import losses
 from fastard.methods.base import Logs, accuracy
 from fastard.methods.epoch_count import EpochCount
-from fastard.methods.label_attack import LabelAttack
-from fastard.methods.recipes import Preset
+from fastard.methods.recipes import Preset, as_in_iad, from_iad
+from fastard.methods.two_teachers import TwoTeachers
 
-_RECIPE = Preset(
-    name="iad-2",
-    method="iad-2",
-    source="github.com/ZFancy/IAD, IAD-II.py, with the second drop of its schedule, whose code "
-    "sets 0.01 again",
-    epochs=200,
-    milestones=(100, 150),
-)
+_RECIPE = from_iad("iad-2", "IAD-II.py")
 
 
-class IAD2(EpochCount, LabelAttack):
+class IAD2(EpochCount, TwoTeachers):
     """AKD2 whose robust teacher counts as far as it can be trusted, else the student itself.
 
     Equivalent to, from epoch `warm_up` + 1 on::
@@ -41,16 +34,13 @@ class IAD2(EpochCount, LabelAttack):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(LabelAttack.Options):
-        clip_start: bool | None = False
-        robust_weight: float = 0.5
-        standard_weight: float = 0.25
-        """Weights of the two teachers; the labels have the rest."""
+    class Options(TwoTeachers.Options):
+        """The labels have the rest of the teachers' weights."""
+
         beta: float = 0.1
         """Power of the robust teacher's probability in its weight w."""
         warm_up: int = 40
         """Epochs of AKD2 at the start."""
-        temperature: float = 1.0
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -58,25 +48,13 @@ class IAD2(EpochCount, LabelAttack):
             self._number("standard_weight", low=0, high=1 - self.robust_weight)
             self._number("beta", low=0)
             self._count("warm_up", least=0)
-            self._positive("temperature")
 
     options: Options
     name = "iad-2"
     presets: ClassVar[tuple[Preset, ...]] = (
         _RECIPE,
-        replace(
-            _RECIPE,
-            name="iad-2-official",
-            source="github.com/ZFancy/IAD, IAD-II.py",
-            options={"attack_mode": "train"},
-            milestones=(100,),
-            selection="test-selected",
-            val_alpha=2 / 255,
-            official=True,
-        ),
+        as_in_iad(_RECIPE, "iad-2-official", "github.com/ZFancy/IAD, IAD-II.py"),
     )
-    least_teachers = most_teachers = 2
-    teacher_roles = ("robust", "standard")
 
     def outer(
         self, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor

@@ -10,7 +10,7 @@ import torch
 from fastard import losses
 from fastard.methods.base import Logs, Method, accuracy, require_labels
 from fastard.methods.options import MethodOptions
-from fastard.methods.recipes import Preset
+from fastard.methods.recipes import Preset, customary
 
 
 class KD(Method):
@@ -37,16 +37,7 @@ class KD(Method):
 
     options: Options
     name = "kd"
-    presets: ClassVar[tuple[Preset, ...]] = (
-        Preset(
-            name="kd",
-            method="kd",
-            source="the customary recipe of CIFAR ResNets",
-            epochs=200,
-            milestones=(100, 150),
-            weight_decay=5e-4,
-        ),
-    )
+    presets: ClassVar[tuple[Preset, ...]] = (customary("kd"),)
     least_teachers = most_teachers = 1
     teacher_sees_clean = True
     selects_on = "clean"

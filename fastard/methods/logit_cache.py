@@ -51,7 +51,7 @@ class LogitCache:
             raise TypeError(f"dtype must be float32, float16, bfloat16 or None, but is {dtype}.")
         if images < 1:
             raise ValueError(f"images must be at least 1, but is {images}.")
-        self._table_bytes = 4 * VIEWS * images
+        self._table_bytes = self.table_bytes(images)
         if max_bytes <= self._table_bytes:
             raise ValueError(
                 f"max_bytes must be above {self._table_bytes}, the table for {images} images of "
@@ -62,6 +62,11 @@ class LogitCache:
         self.hits = self.misses = self.stored = 0
         self._slots: Tensor | None = None
         self._rows: Tensor | None = None
+
+    @staticmethod
+    def table_bytes(images: int) -> int:
+        """What the table that finds the logits of so many images takes."""
+        return 4 * VIEWS * images
 
     @property
     def capacity(self) -> int:

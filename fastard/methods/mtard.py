@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from fastard import losses
+from fastard import losses, rows
 from fastard.methods.answers import answer
 from fastard.methods.base import Logs, accuracy, require_labels
 from fastard.methods.label_attack import LabelAttack
@@ -96,9 +96,6 @@ class MTARD(LabelAttack):
         ):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
 
-    def undivided(self) -> str:
-        return "its weights follow the losses of the batch"
-
     def on_epoch(self, epoch: int, epochs: int) -> None:
         # After the same whole epochs as the trainer's milestones.
         passed = sum(epoch > round(share * epochs) for share in self.options.drops)
@@ -140,7 +137,7 @@ class MTARD(LabelAttack):
     @torch.no_grad()
     def _balance(self, adv: torch.Tensor, natural: torch.Tensor) -> torch.Tensor:
         """Moves the weights by one step and returns that of the natural term."""
-        now = torch.stack([adv.detach(), natural.detach()]).to(self.first.dtype)
+        now = rows.mean(torch.stack([adv, natural]).to(self.first.dtype))
         self.first.copy_(torch.where(self.first.isnan(), now, self.first))
         relative = now / self.first
         share = relative[1] / relative.sum()

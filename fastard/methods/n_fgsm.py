@@ -8,10 +8,8 @@ from typing import ClassVar
 import torch
 
 from fastard import rows
-from fastard.api import fgsm
 from fastard.kinds import Norm, parse_norm
-from fastard.methods.one_step import OneStep
-from fastard.methods.options import BatchNormOptions
+from fastard.methods.one_step import OneStep, recipe
 from fastard.methods.recipes import Preset
 
 
@@ -32,16 +30,13 @@ class NFGSM(OneStep):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(BatchNormOptions):
+    class Options(OneStep.Options):
         k: float = 2.0
         """Half width of the noise in units of eps."""
-        step: float = 1.0
-        """Size of the step (alpha) in units of eps."""
 
         def __post_init__(self) -> None:
             super().__post_init__()
             self._number("k", low=0)
-            self._number("step", low=0)
             if parse_norm(self.norm) != Norm.Linf:
                 raise ValueError(f"option norm must be Linf for n-fgsm, but is {self.norm!r}.")
             if isinstance(self.eps, torch.Tensor):
@@ -50,34 +45,12 @@ class NFGSM(OneStep):
     options: Options
     name = "n-fgsm"
     presets: ClassVar[tuple[Preset, ...]] = (
-        Preset(
-            name="n-fgsm",
-            method="n-fgsm",
-            source="github.com/pdejorge/N-FGSM, train.py; it normalises inputs (give mean and "
-            "std) and keeps the last epoch",
-            options={"attack_mode": "train"},
-            student="preactresnet18",
-            epochs=30,
-            schedule="cyclic",
-            peak=0.5,
-            lr=0.2,
-            weight_decay=5e-4,
-        ),
+        recipe("n-fgsm", "github.com/pdejorge/N-FGSM, train.py", 30),
     )
 
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        options = self.options
-        return fgsm(
-            self.student,
-            self._noisy(x.detach()),
-            y,
-            options.step * options.eps,
-            clip_min=options.clip_min,
-            clip_max=options.clip_max,
-            mode=options.attack_mode,
-            bn_stats=options.bn_stats,
-            precision=options.precision,
-        )
+        # The ball is as wide as the step, so that the step is the noisy image's whole way.
+        return self._step(self._noisy(x.detach()), y, eps=self.options.step * self.options.eps)
 
     def _noisy(self, x: torch.Tensor) -> torch.Tensor:
         options, width = self.options, self.options.k * self.options.eps

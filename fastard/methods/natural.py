@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from fastard.methods.base import Logs, Method, accuracy, require_labels
 from fastard.methods.options import MethodOptions
-from fastard.methods.recipes import Preset
+from fastard.methods.recipes import Preset, customary
 
 
 class Natural(Method):
@@ -28,16 +28,7 @@ class Natural(Method):
 
     options: Options
     name = "natural"
-    presets: ClassVar[tuple[Preset, ...]] = (
-        Preset(
-            name="natural",
-            method="natural",
-            source="the customary recipe of CIFAR ResNets",
-            epochs=200,
-            milestones=(100, 150),
-            weight_decay=5e-4,
-        ),
-    )
+    presets: ClassVar[tuple[Preset, ...]] = (customary("natural"),)
     selects_on = "clean"
 
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

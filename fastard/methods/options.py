@@ -105,11 +105,18 @@ class NoisyOptions(BallOptions):
     precision: str | None = None
     noise_device: str | None = None
     generator: torch.Generator | None = None
+    engine: bool = True
+    """False attacks in eager autograd."""
+    capture: str = "auto"
+    """On CUDA the attack is one recorded graph from its second call on ("auto"), or is not
+    ("never")."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.precision is not None:
             self._one_of("precision", PRECISIONS)
+        self._flag("engine")
+        self._one_of("capture", ("auto", "never"))
         _require_noise_device(self.noise_device)
         require_generator(self.generator)
 
@@ -122,12 +129,9 @@ class AttackOptions(NoisyOptions):
     steps: int = 10
     random_start: bool | str = True
     clip_start: bool | None = None
-    engine: bool = True
-    """False attacks in eager autograd."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._flag("engine")
         self._radius("alpha")
         self._count("steps")
         start = self.random_start

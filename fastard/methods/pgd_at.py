@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
+from fastard import rows
 from fastard.methods.base import Logs, accuracy, require_labels
 from fastard.methods.label_attack import LabelAttack
 from fastard.methods.recipes import Preset
@@ -78,15 +79,10 @@ class PGDAT(LabelAttack):
 
     _previous: torch.Tensor = torch.empty(0)
 
-    def undivided(self) -> str:
-        if self.options.faithful:
-            return "option faithful keeps the last batch in its state"
-        return super().undivided()
-
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         previous, self._previous = self._previous, torch.empty(0)
         if len(previous):
-            self._update_statistics(previous.to(x))
+            self._update_statistics(rows.mine(previous).to(x))
         return super().attack(x, y)
 
     def outer(
@@ -94,7 +90,8 @@ class PGDAT(LabelAttack):
     ) -> tuple[torch.Tensor, Logs]:
         if self.options.faithful:
             self._update_statistics(x_adv)
-            self._previous = x.detach().clone()
+            # Whole, so that any number of processes can go on from it.
+            self._previous = rows.gathered(x).clone()
         logits = self.student(x_adv)
         require_labels(y, logits)
         loss = F.cross_entropy(logits, y, label_smoothing=self.options.label_smoothing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 SELECTIONS = {
@@ -54,3 +54,42 @@ class Preset:
     def options_for(self, data: str | None = None) -> dict[str, Any]:
         """The method's options, with what the recipe changes on this data set."""
         return {**self.options, **self.options_by_data.get(data or "", {})}
+
+
+def customary(name: str) -> Preset:
+    """The customary recipe of CIFAR ResNets, for a method that was published with another one."""
+    return Preset(
+        name=name,
+        method=name,
+        source="the customary recipe of CIFAR ResNets",
+        epochs=200,
+        milestones=(100, 150),
+        weight_decay=5e-4,
+    )
+
+
+def from_iad(name: str, script: str) -> Preset:
+    """The recipe of a script of github.com/ZFancy/IAD, with both drops of the learning rate."""
+    return Preset(
+        name=name,
+        method=name,
+        source=f"github.com/ZFancy/IAD, {script}, with the second drop of its schedule, whose code "
+        "sets 0.01 again",
+        epochs=200,
+        milestones=(100, 150),
+    )
+
+
+def as_in_iad(recipe: Preset, name: str, source: str, **options: Any) -> Preset:
+    """A recipe as the scripts of github.com/ZFancy/IAD run it; they attack in train mode."""
+    return replace(
+        recipe,
+        name=name,
+        source=source,
+        options={"attack_mode": "train", **options},
+        student="resnet18",
+        milestones=(100,),
+        selection="test-selected",
+        val_alpha=2 / 255,
+        official=True,
+    )

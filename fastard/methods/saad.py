@@ -107,9 +107,6 @@ class SAAD(Method):
     def on_epoch(self, epoch: int, epochs: int) -> None:
         self.ramp.fill_(epoch / epochs)
 
-    def undivided(self) -> str:
-        return "its weights compare the images of a batch"
-
     def attack(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         options, teacher = self.options, self.teachers[0].eval()
         with self.teacher_timer:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from fastard import rows
 
 AUGMENTS = ("none", "autoaugment", "randaugment")
 POLICIES = ("cifar10", "imagenet", "svhn")
@@ -17,8 +20,13 @@ def policy_views(
 ) -> Tensor:
     """Applies torchvision's AutoAugment or RandAugment to each image of x.
 
-    Equivalent to: ``torch.stack([transform(image) for image in x])``, with the transform of
-    torchvision.transforms.v2 on the image in uint8.
+    Equivalent to, with the transform of torchvision.transforms.v2 on the image in uint8::
+
+        seeds = torch.randint(2**32, (len(x),))
+        for each image and seed: torch.manual_seed(seed); transform(image)
+
+    and torch's generator left as it is after the draw of the seeds: of several processes that share
+    a batch each transforms its own images.
 
     Args:
         x: [B, C, H, W] in [0, 1], C 1 or 3; rounded to the 256 levels that the policies work on.
@@ -26,7 +34,7 @@ def policy_views(
         policy: of AutoAugment: "cifar10", "imagenet" or "svhn".
         num_ops, magnitude: of RandAugment.
 
-    Returns: images like x. Draws from torch's global CPU generator.
+    Returns: images like x.
     Source: Cubuk et al. 2019 (AutoAugment), 2020 (RandAugment).
     """
     if augment == "none":
@@ -39,8 +47,17 @@ def policy_views(
     else:
         transform = v2.RandAugment(num_ops, magnitude)
     levels = (x * 255).round().to(torch.uint8)
-    # One draw an image: on a batch the transform would do the same to all.
-    return torch.stack([transform(image) for image in levels]).to(x.dtype) / 255
+    seeds = rows.drawn(partial(torch.randint, 2**32), (len(x),)).tolist()
+    after = torch.get_rng_state()
+    views = []
+    try:
+        # One draw an image: on a batch the transform would do the same to all.
+        for image, seed in zip(levels, seeds, strict=True):
+            torch.default_generator.manual_seed(seed)
+            views.append(transform(image))
+    finally:
+        torch.set_rng_state(after)
+    return torch.stack(views).to(x.dtype) / 255
 
 
 def mixed(x: Tensor, mix: str, alpha: float = 1.0) -> Tensor:
@@ -65,7 +82,7 @@ def mixed(x: Tensor, mix: str, alpha: float = 1.0) -> Tensor:
         mix = "mixup" if torch.rand(()) < 0.5 else "cutmix"
     drawn = float(torch.distributions.Beta(alpha, alpha).sample())
     own = max(drawn, 1 - drawn)
-    other = x.roll(1, 0)
+    other = rows.rolled(x)
     if mix == "mixup":
         return own * x + (1 - own) * other
     height, width = x.shape[2:]

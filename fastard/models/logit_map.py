@@ -8,6 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastard import rows
+
 COMBINES = ("probabilities", "logits", "layer")
 
 
@@ -85,8 +87,25 @@ class LogitMap(nn.Module):
         draws = self.mc_train_samples if self.training else self.mc_samples
         if draws > 1:
             features = features.repeat(draws, 1)
-        features = F.dropout(features, self.dropout, draws > 0)
+        if rows.parts() > 1 and draws and self.dropout:
+            features = features * self._shared_masks(features, draws)
+        else:
+            features = F.dropout(features, self.dropout, draws > 0)
         return self.head(features).view(-1, self.teachers, self.num_classes)
+
+    def _shared_masks(self, features: Tensor, draws: int) -> Tensor:
+        """What dropout multiplies this part's rows of a batch by, cut from one draw for all of it.
+
+        Rows are in the order of `map`, draw by draw.
+        """
+
+        def drawn(shape: tuple[int, int, int]) -> Tensor:
+            count, _, width = shape
+            ones = features.new_ones(draws * count, width)
+            return F.dropout(ones, self.dropout).view(draws, count, width).transpose(0, 1)
+
+        shape = (len(features) // draws, draws, features.shape[1])
+        return rows.drawn(drawn, shape).transpose(0, 1).flatten(0, 1)
 
     def predict(self, rows: Tensor) -> Tensor:
         """The prediction [B, C] of what `map` gave."""

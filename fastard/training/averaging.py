@@ -21,13 +21,14 @@ class WeightAverage:
 
     Args:
         network: the network being trained.
-        config: a resolved config whose `average` is "ema" or "swa".
+        config: a resolved config whose `average` is "ema", with its decay, or "swa".
     """
 
     def __init__(self, network: nn.Module, config: Resolved):
         self.kind, self.start = config.average, config.average_start
         self.network = network
-        average = get_ema_multi_avg_fn(config.ema_decay) if self.kind == "ema" else None
+        decay = config.ema_decay if self.kind == "ema" else None
+        average = None if decay is None else get_ema_multi_avg_fn(decay)
         self.averaged = AveragedModel(network, multi_avg_fn=average)
 
     def after_step(self, epoch: int) -> None:

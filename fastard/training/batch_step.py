@@ -15,6 +15,7 @@ from fastard.methods.base import Logs
 from fastard.training.averaging import WeightAverage
 from fastard.training.awp import AWP
 from fastard.training.config import Resolved
+from fastard.training.networks import Networks
 from fastard.training.optim import Stepper
 from fastard.training.ranks import Ranks
 
@@ -23,8 +24,7 @@ class BatchStep:
     """Trains a method's student on batches; ``steps(batch, epoch)`` returns each replay's logs.
 
     Args:
-        method: with the student, in train mode.
-        student: the network itself, where the method has it compiled.
+        networks: the method with its student, in train mode, and that student whole.
         stepper: steps the optimiser.
         average: takes the weights in after each step.
         config: a resolved config.
@@ -35,8 +35,7 @@ class BatchStep:
 
     def __init__(
         self,
-        method: Method,
-        student: nn.Module,
+        networks: Networks,
         stepper: Stepper,
         average: WeightAverage | None,
         config: Resolved,
@@ -44,7 +43,8 @@ class BatchStep:
         clock: Clock,
         ranks: Ranks,
     ):
-        self.method, self.student, self.stepper = method, student, stepper
+        method = self.method = networks.method
+        self.student, self.sharded, self.stepper = networks.student, networks.sharded, stepper
         self.average, self.config, self.precision, self.clock = average, config, precision, clock
         method.attack_timer = clock.section("attack")
         for part in method.modules():
@@ -53,8 +53,9 @@ class BatchStep:
                 part.teacher_timer = clock.section("teacher")
         self.awp = None
         if config.awp_gamma > 0:
-            self.awp = AWP(student, config.awp_gamma, [method], ranks.average_)
-        self.ranks, self.parallel = ranks, ranks.parallel(method)
+            self.awp = AWP(self.student, config.awp_gamma, [method], ranks.average_)
+        self.ranks = ranks
+        self.parallel: nn.Module = ranks.parallel(method) if self.sharded is None else method
 
     def __call__(self, batch: Batch, epoch: int) -> list[Logs]:
         found = []
@@ -63,6 +64,8 @@ class BatchStep:
                 found.append(self._perturbed(batch, self.awp))
             else:
                 found.append(self._plain(batch))
+            if self.sharded is not None:
+                self.sharded.renew()
             if self.average is not None:
                 self.average.after_step(epoch)
         return found
@@ -103,10 +106,14 @@ class BatchStep:
 
     def _backward(self, loss: torch.Tensor) -> None:
         self.stepper.backward(loss)
-        self.method.after_backward()
+        with self.ranks.noise():
+            self.method.after_backward()
 
-    def _arithmetic(self) -> contextlib.AbstractContextManager[None]:
-        if self.precision is None:
-            return contextlib.nullcontext()
-        device = torch.device(self.config.device).type
-        return arithmetic(self.precision, self.student, device)
+    def _arithmetic(self) -> contextlib.ExitStack:
+        contexts = contextlib.ExitStack()
+        if self.precision is not None:
+            device = torch.device(self.config.device).type
+            # Attacks see the whole student, training passes its parts: each has a head of its own.
+            for network in {self.student, *([] if self.sharded is None else [self.sharded.parts])}:
+                contexts.enter_context(arithmetic(self.precision, network, device))
+        return contexts

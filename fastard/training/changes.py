@@ -24,6 +24,7 @@ FREE = {
         "save_every_steps",
         "save_every_minutes",
         "no_tensorboard",
+        "parallel",
     ),
 }
 # A state of other ones is no state of this run.

@@ -13,6 +13,7 @@ Schedule = Literal["multistep", "cosine", "constant", "onecycle", "cyclic"]
 Selects = Literal["held-out", "test-selected", "last"]
 Average = Literal["none", "ema", "swa"]
 Sgd = Literal["auto", "foreach", "fused", "loop"]
+Parallel = Literal["ddp", "fsdp"]
 
 
 @dataclass(kw_only=True)
@@ -78,7 +79,7 @@ class TrainConfig:
     """First epoch that enters the average; when left out the recipe's, scaled with epochs, or 1 for
     ema and 3/4 of the epochs for swa."""
     ema_decay: float | None = None
-    """0.999 when left out."""
+    """Of average ema; 0.999 when left out."""
     awp_gamma: float | None = None
     """Radius of adversarial weight perturbation, relative to each layer's norm; 0 is none."""
     awp_warmup: int | None = None
@@ -134,6 +135,9 @@ class TrainConfig:
     """Keep networks and images in channels_last."""
     compile: bool = False
     """Run the student's training passes through torch.compile."""
+    parallel: Parallel | None = None
+    """How several processes hold the student: ddp, the default, whole in each; fsdp, its weights,
+    gradients and momentum divided between them, with a whole copy to attack."""
     threads: int | None = None
     """CPU threads."""
     dry_run: bool = False
@@ -166,7 +170,6 @@ class Resolved(TrainConfig):
     sgd: Sgd = "auto"
     average: Average = "none"
     average_start: int = 1
-    ema_decay: float = 0.999
     awp_gamma: float = 0.0
     awp_warmup: int = 0
     eps: float
@@ -179,6 +182,7 @@ class Resolved(TrainConfig):
     val_alpha: float
     eval_every: int
     seed: int
+    parallel: Parallel = "ddp"
     out: Path
 
 

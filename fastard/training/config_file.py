@@ -17,7 +17,14 @@ from fastard.training.config import Resolved, TrainConfig
 # What says how a run is started, not what it is.
 _NOT_KEPT = ("config", "resume", "allow_changes", "dry_run")
 # Of another one of the second, the first has to be given anew.
-DECIDED_BY = {"milestones": "schedule", "ema_decay": "average"}
+DECIDED_BY = {
+    "milestones": "schedule",
+    "lr_gamma": "schedule",
+    "peak": "schedule",
+    "ema_decay": "average",
+    "average_start": "average",
+    "awp_warmup": "awp_gamma",
+}
 _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
 

@@ -13,7 +13,7 @@ from fastard.methods.recipes import Preset
 from fastard.methods.registry import METHODS
 from fastard.training.config import Resolved, TrainConfig
 from fastard.training.config_file import with_file
-from fastard.training.limits import EMA_DECAY, require_valid
+from fastard.training.limits import LR_GAMMA, require_valid
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,13 @@ _FROM_RECIPE = (
     *("student", "epochs", "batch_size", "lr", "schedule", "weight_decay", "momentum"),
     *("nesterov", "val_steps", "val_alpha", "eval_every", "eval_from"),
 )
+EMA_DECAY = 0.999
 # What a recipe may set as well, and what holds where it does not.
 _OTHERWISE = {
-    "lr_gamma": 0.1,
+    "lr_gamma": LR_GAMMA,
     "sgd": "auto",
+    "parallel": "ddp",
     "average": "none",
-    "ema_decay": EMA_DECAY,
     "awp_gamma": 0.0,
     "awp_warmup": 0,
 }
@@ -77,8 +78,13 @@ def resolve(config: TrainConfig) -> Resolved:
             values[name] = recipe.get(name, value)
     if values["peak"] is None and values["schedule"] == preset.schedule:
         values["peak"] = preset.peak
-    if config.ema_decay is None and values["average"] != "ema":
-        values["ema_decay"] = EMA_DECAY
+    if config.ema_decay is None and values["average"] == "ema":
+        values["ema_decay"] = recipe.get("ema_decay", EMA_DECAY)
+    # What a recipe says of a part that is left out has no effect.
+    if config.lr_gamma is None and values["schedule"] != "multistep":
+        values["lr_gamma"] = LR_GAMMA
+    if config.awp_warmup is None and not values["awp_gamma"]:
+        values["awp_warmup"] = 0
     values |= _attack(config, preset, data.eps)
     # The published formula divides by the batch size of its loader.
     if "nominal_batch" in values["options"] and "nominal_batch" not in config.options:
@@ -111,8 +117,11 @@ def _average_start(values: dict[str, Any], preset: Preset) -> int:
 
 
 def _attack(config: TrainConfig, preset: Preset, data_eps: float) -> dict[str, Any]:
+    method = METHODS[preset.method]
     options = {**preset.options_for(config.data), **config.options}
-    METHODS[preset.method].plain_options(options)
+    method.plain_options(options)
+    # What a base brings along for the data set stands behind recipe and user.
+    options = {**method.data_options(options, config.data), **options}
     given = {name: options.pop(name, None) for name in ("eps", "alpha", "steps", "norm")}
     eps = _first(config.eps, given["eps"], data_eps)
     # A step size belongs to the radius that it came with.

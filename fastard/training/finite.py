@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 if TYPE_CHECKING:
     from fastard.training.loop import Trainer
 
 
-def all_finite(*networks: nn.Module) -> bool:
-    """Whether every parameter and buffer is finite; waits for the device once.
+def all_finite(*networks: nn.Module, more: Iterable[torch.Tensor] = ()) -> bool:
+    """Whether every parameter and buffer, and `more`, is finite; waits for the device once.
+
+    Of a divided tensor this process's piece is asked.
 
     Equivalent to: ``all(t.isfinite().all() for t in network.state_dict().values())``.
     """
     held = itertools.chain.from_iterable((*n.parameters(), *n.buffers()) for n in networks)
-    numbers = [t.detach() for t in held if t.is_floating_point() and t.numel()]
+    pieces = (t.to_local() if isinstance(t, DTensor) else t for t in (*held, *more))
+    numbers = [t.detach() for t in pieces if t.is_floating_point() and t.numel()]
     if not numbers:
         return True
     return math.isfinite(torch.nn.utils.get_total_norm(numbers, norm_type=math.inf))
@@ -35,12 +40,14 @@ def require_finite_loss(trainer: Trainer) -> None:
 
 
 def require_finite_weights(trainer: Trainer) -> None:
-    """Raises FloatingPointError when a weight, a buffer or their average is not finite.
+    """Raises FloatingPointError when a weight, a buffer, their average or momentum is not finite.
 
-    A loss tells of the weights before its step only.
+    A loss tells of the weights before its step only. Every process has to ask.
     """
     average = [] if trainer.average is None else [trainer.average.averaged]
-    if not all_finite(trainer.student, trainer.method, *average):
+    momentum = trainer.stepper.momentum()
+    finite = all_finite(trainer.student, trainer.method, *average, more=momentum)
+    if trainer.ranks.any(not finite):
         raise FloatingPointError(
             f"the weights are not finite after step {trainer.step} of epoch {trainer.epoch + 1}; "
             f"training stopped, {_kept(trainer)}."

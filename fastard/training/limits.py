@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import get_args
 
+from fastard import checks
 from fastard.kinds import parse_norm, unknown
 from fastard.methods.recipes import SELECTIONS
-from fastard.training.config import Average, Resolved, Sgd
+from fastard.training.config import Average, Parallel, Resolved, Sgd
 from fastard.training.schedules import SCHEDULES
 
-# What holds where neither user nor recipe say anything.
-EMA_DECAY = 0.999
+LR_GAMMA = 0.1
 _COUNTS = (
     *("epochs", "batch_size", "steps", "val_steps", "eval_every", "threads", "train_n"),
     *("average_start", "patience", "save_every_steps"),
@@ -35,6 +35,7 @@ def require_valid(config: Resolved) -> None:
         value = getattr(config, name)
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be at least 0 and finite, but is {value}.")
+    checks.seed(config.seed)
     if config.teacher_cache is not None and not 0 < config.teacher_cache < math.inf:
         raise ValueError(
             f"teacher_cache must be above 0 GiB and finite, but is {config.teacher_cache}."
@@ -67,6 +68,16 @@ def require_valid(config: Resolved) -> None:
             "awp_gamma must be 0 in fp16, whose scaled gradients may overflow, but is "
             f"{config.awp_gamma}; bf16 works."
         )
+    if config.parallel == "fsdp" and config.awp_gamma > 0:
+        raise ValueError(
+            "awp_gamma must be 0 with parallel fsdp, under which no process has the whole gradient "
+            f"of a weight, but is {config.awp_gamma}; ddp works."
+        )
+    if config.parallel == "fsdp" and config.compile:
+        raise ValueError(
+            "compile must be off with parallel fsdp, whose all-gathers would break the graph at "
+            "every block; ddp works."
+        )
 
 
 def _require_words(config: Resolved) -> None:
@@ -75,6 +86,7 @@ def _require_words(config: Resolved) -> None:
         "selection": SELECTIONS,
         "average": get_args(Average),
         "sgd": get_args(Sgd),
+        "parallel": get_args(Parallel),
         "precision": (None, "fp32", "tf32", "bf16", "fp16"),
     }
     for name, words in known.items():
@@ -85,7 +97,7 @@ def _require_words(config: Resolved) -> None:
 def _require_shares(config: Resolved) -> None:
     if config.peak is not None and not 0 < config.peak < 1:
         raise ValueError(f"peak must lie between 0 and 1, but is {config.peak}.")
-    if not 0 <= config.ema_decay < 1:
+    if config.ema_decay is not None and not 0 <= config.ema_decay < 1:
         raise ValueError(f"ema_decay must be at least 0 and below 1, but is {config.ema_decay}.")
     if config.clip_grad is not None and not 0 < config.clip_grad < math.inf:
         raise ValueError(f"clip_grad must be above 0 and finite, but is {config.clip_grad}.")
@@ -93,6 +105,7 @@ def _require_shares(config: Resolved) -> None:
 
 def _require_effect(config: Resolved) -> None:
     """Raises ValueError for a setting that would change nothing without another one."""
+    falls = config.schedule == "multistep"
     needs = (
         ("teacher_cache", "teacher", config.teacher_cache is not None, config.teacher),
         (
@@ -103,8 +116,17 @@ def _require_effect(config: Resolved) -> None:
         ),
         ("teacher_model", "teacher", config.teacher_model, config.teacher),
         ("original_share", "extra", config.original_share is not None, config.extra is not None),
-        ("milestones", "schedule multistep", config.milestones, config.schedule == "multistep"),
-        ("ema_decay", "average ema", config.ema_decay != EMA_DECAY, config.average == "ema"),
+        ("milestones", "schedule multistep", config.milestones, falls),
+        ("ema_decay", "average ema", config.ema_decay is not None, config.average == "ema"),
+        ("average_start", "average", config.average_start > 1, config.average != "none"),
+        ("awp_warmup", "awp_gamma", config.awp_warmup, config.awp_gamma),
+        ("lr_gamma", "schedule multistep", config.lr_gamma != LR_GAMMA, falls),
+        (
+            "peak",
+            "schedule onecycle or cyclic",
+            config.peak is not None,
+            config.schedule in ("onecycle", "cyclic"),
+        ),
     )
     for name, other, given, there in needs:
         if given and not there:

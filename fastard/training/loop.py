@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -27,6 +27,7 @@ from fastard.training.config import Resolved, TrainConfig
 from fastard.training.config_file import to_dict
 from fastard.training.finite import require_finite_loss, require_finite_weights
 from fastard.training.hooks import Hook, Step
+from fastard.training.networks import build_networks
 from fastard.training.opening import open_run
 from fastard.training.optim import Stepper
 from fastard.training.outcome import Outcome
@@ -99,15 +100,11 @@ class Trainer:
         torch.manual_seed(config.seed)
         with self.ranks.first_alone() if config.download else contextlib.nullcontext():
             self.splits = parts.load_data(config)
-        self.student = self.ranks.synced(parts.build_student(config, self.splits))
+        networks = build_networks(config, self.splits, self.ranks)
+        self.student, self.sharded = networks.student, networks.sharded
         self.validated: nn.Module | None = None
         """What was validated and saved last: the student, or the average of its weights."""
-        teachers = parts.load_teachers(config, self.splits)
-        trained = cast(nn.Module, torch.compile(self.student)) if config.compile else self.student
-        self.method: Method = parts.build_method(config, trained, teachers, len(self.splits.train))
-        self.ranks.require_parts(self.method, config.batch_size)
-        # Networks of the method's own, which are trained along.
-        self.ranks.synced(self.method)
+        self.method: Method = networks.method
         self.clock = Clock(self.device)
         self.precision = None
         if config.precision is not None:
@@ -118,14 +115,7 @@ class Trainer:
         )
         self.average = None if config.average == "none" else WeightAverage(self.student, config)
         self.batch_step = BatchStep(
-            self.method,
-            self.student,
-            self.stepper,
-            self.average,
-            config,
-            self.precision,
-            self.clock,
-            self.ranks,
+            networks, self.stepper, self.average, config, self.precision, self.clock, self.ranks
         )
         self.selection = Selection(config, self.splits, self.method.selects_on, self.ranks)
         self.outcome = Outcome(self.run, config, self.splits, self.selection)
@@ -176,7 +166,7 @@ class Trainer:
             self._tell("on_train_start")
             try:
                 with self.ranks.surviving(self.run.state):
-                    while not self.finished and not self._is_stopped():
+                    while not self.finished and not self._agreed(False)[0]:
                         yield from self._epoch()
                 self._say_how_it_ended()
             except BaseException as error:
@@ -223,14 +213,15 @@ class Trainer:
         if self.average is None:
             return self.student
         views = torch.Generator().manual_seed(self.config.seed + self.epoch)
-        batches = self.splits.train.batches(self.config.batch_size, shuffle=True, generator=views)
-        return self.average.renewed(self.ranks.slices(batches))
+        size, part = self.config.batch_size, self.ranks.part
+        images = self.splits.train
+        return self.average.renewed(images.batches(size, shuffle=True, generator=views, part=part))
 
     def try_one_batch(self) -> None:
         """Runs the forward and backward of one batch and says what a run would do."""
         self.announce()
         batch = next(self._batches())
-        self.student.train()
+        self.method.student.train()
         started = time.perf_counter()
         loss, _ = self.batch_step.loss(batch)
         loss.backward()
@@ -257,8 +248,8 @@ class Trainer:
             self._tell("on_step_end", step)
             if self.step == self.steps_per_epoch:
                 break
-            stopped = self._is_stopped()
-            if stopped or self._save_is_due():
+            stopped, due = self._agreed(self._save_is_due())
+            if stopped or due:
                 self.save_state()
             yield step
             if stopped:
@@ -293,9 +284,13 @@ class Trainer:
     def _batches(self) -> Iterator[Batch]:
         config = self.config
         batches = self.splits.train.batches(
-            config.batch_size, shuffle=True, generator=self.order, start=self.step
+            config.batch_size,
+            shuffle=True,
+            generator=self.order,
+            start=self.step,
+            part=self.ranks.part,
         )
-        for batch in self.ranks.slices(batches):
+        for batch in batches:
             if config.channels_last:
                 batch = batch._replace(x=batch.x.contiguous(memory_format=torch.channels_last))
             yield batch
@@ -364,13 +359,15 @@ class Trainer:
             return True
         return 0 < minutes * 60 < time.monotonic() - self._saved_at
 
-    def _is_stopped(self) -> bool:
-        """Whether the run ends here; the same in every process, all of which have to ask."""
-        if not self.ranks.any(self.stop.reason is not None):
-            return False
-        if self.stop.reason is None:
+    def _agreed(self, due: bool) -> tuple[bool, bool]:
+        """Whether the run ends here and whether its state is saved, the same in every process.
+
+        All of them have to ask; `due` is this one's own wish to save.
+        """
+        wishes = self.ranks.total([int(self.stop.reason is not None), int(due)])
+        if wishes[0] and self.stop.reason is None:
             self.stop.ask("another process")
-        return True
+        return wishes[0] > 0, wishes[1] > 0
 
     def _draw(self, network: nn.Module | None) -> None:
         if self.ranks.first:

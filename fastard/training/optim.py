@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from fastard.training.config import Resolved
+from fastard.training.sharded import divide_momentum
 
 _IMPLEMENTATIONS: dict[str, dict[str, bool | None]] = {
     "foreach": {"foreach": True},
@@ -82,6 +83,11 @@ class Stepper:
         self.scaler.step(self.sgd)
         self.scaler.update()
 
+    def momentum(self) -> Iterator[torch.Tensor]:
+        """What the optimiser remembers of each parameter."""
+        for state in self.sgd.state.values():
+            yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
     def state_dict(self) -> dict[str, Any]:
         """Momentum and loss scale."""
         return {"sgd": self.sgd.state_dict(), "scaler": self.scaler.state_dict()}
@@ -90,6 +96,7 @@ class Stepper:
         """Restores momentum and loss scale; the hyper-parameters stay as they were set here."""
         mine = [{k: v for k, v in g.items() if k != "params"} for g in self.sgd.param_groups]
         self.sgd.load_state_dict(state["sgd"])
+        divide_momentum(self.sgd)
         for group, values in zip(self.sgd.param_groups, mine, strict=True):
             group.update(values)
         if self.scaler.is_enabled() and state["scaler"]:

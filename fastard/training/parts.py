@@ -5,6 +5,7 @@ Each process trains on one device and builds everything for itself; `Ranks` join
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -60,9 +61,28 @@ def build_student(config: Resolved, splits: data.Splits) -> nn.Module:
         return models.Normalized(network, config.mean, config.std)
 
     method = METHODS[methods.preset(config.method).method]
-    options = {**method.data_options(config.options, config.data), **config.options}
-    student = method.make_student(build, splits.num_classes, len(config.teacher), options)
+    student = method.make_student(build, splits.num_classes, len(config.teacher), config.options)
     return _placed(student, config)
+
+
+def require_statistics(config: Resolved, student: nn.Module, splits: data.Splits) -> None:
+    """Raises ValueError where a last batch of one image is too small for the student's BatchNorm.
+
+    That is where the image has become a single value a channel.
+    """
+    if splits.train.last_batch(config.batch_size) > 1:
+        return
+    shape = (1, splits.in_channels, splits.image_size, splits.image_size)
+    like = next(student.parameters())
+    try:
+        with torch.no_grad():
+            copy.deepcopy(student).train()(like.new_zeros(shape))
+    except ValueError as error:
+        raise ValueError(
+            f"batch_size must not leave a last batch of one image, of which {config.student} has "
+            f"one value a channel to normalise, but is {config.batch_size}; another train_n or val "
+            "helps as well."
+        ) from error
 
 
 def require_teachers(config: Resolved) -> None:
@@ -109,11 +129,14 @@ def build_method(
     attack = {name: getattr(config, name) for name in ("eps", "alpha", "steps", "norm")}
     attack["precision"] = config.precision
     attack = {name: value for name, value in attack.items() if name in known}
-    # The run's own settings say more than what a base brings along for the data.
-    options = kind.data_options(config.options, config.data) | attack | config.options
-    built = methods.build(config.method, student, list(teachers), **options)
+    built = methods.build(config.method, student, list(teachers), **attack | config.options)
     if config.teacher_cache is not None:
         size = int(config.teacher_cache * 2**30)
+        if size <= (table := LogitCache.table_bytes(images)):
+            raise ValueError(
+                f"teacher_cache (--teacher-cache) must be above {table / 2**30:.2g} GiB, which the "
+                f"table for {images} training images takes, but is {config.teacher_cache}."
+            )
         built.cache = LogitCache(images, max_bytes=size, folder=config.teacher_cache_folder)
     return built.to(torch.device(config.device))
 

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,9 +17,10 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from fastard import rows
-from fastard.data import Batch
 from fastard.methods import Method
 from fastard.methods.base import Logs
+from fastard.models.wideresnet import WideResNet
+from fastard.training.config import Resolved
 from fastard.training.shared_norm import with_shared_norms
 
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -72,6 +73,11 @@ class Ranks:
             self._agreement = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
 
     @property
+    def part(self) -> tuple[int, int]:
+        """Which of how many parts of every batch this process has."""
+        return self.rank, self.world
+
+    @property
     def first(self) -> bool:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
@@ -89,21 +95,18 @@ class Ranks:
         torch.cuda.set_device(self.local)
         return f"cuda:{self.local}"
 
-    def require_parts(self, method: Method, batch_size: int) -> None:
-        """Raises ValueError where the processes would not train as one with the whole batch."""
-        if self.world == 1:
-            return
-        if batch_size % self.world:
+    def require_divisible(self, config: Resolved) -> None:
+        """Raises ValueError for settings that do not fit the number of processes."""
+        if self.world == 1 and config.parallel == "fsdp":
+            raise ValueError(
+                "parallel must be ddp in one process, but is fsdp, which divides the student "
+                "between several: torchrun --nproc-per-node N starts them."
+            )
+        if config.batch_size % self.world:
             raise ValueError(
                 f"batch_size is the whole batch's and must be a multiple of the {self.world} "
-                f"processes, but is {batch_size}."
+                f"processes, but is {config.batch_size}."
             )
-        for part in method.modules():
-            if isinstance(part, Method) and (why := part.undivided()):
-                raise ValueError(
-                    f"method {part.name!r} must run in one process, but runs in {self.world}: "
-                    f"{why}."
-                )
 
     def synced(self, network: nn.Module) -> nn.Module:
         """The network with BatchNorm statistics of the whole batch."""
@@ -120,24 +123,14 @@ class Ranks:
         names = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
         settings: dict[str, Any] = {name: False}
+        # One stage of it exists for its checkpoints' sake alone: DDP would wait for its gradients.
+        networks = (*method.student.modules(), *method.modules())
+        settings["find_unused_parameters"] = any(isinstance(m, WideResNet) for m in networks)
         return DistributedDataParallel(_Whole(method), **settings)
 
     def noise(self) -> contextlib.AbstractContextManager[None]:
         """For the block, attacks draw the whole batch's noise and take their rows."""
-        return rows.part_of_batch(self.rank, self.world)
-
-    def slices(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """This process's rows of each batch, equally many in every process.
-
-        Of a batch whose size is no multiple of `world` the last rows are left out; one of fewer
-        rows is everyone's.
-        """
-        for batch in batches:
-            size = len(batch.x) // self.world
-            if size and self.world > 1:
-                mine = slice(self.rank * size, (self.rank + 1) * size)
-                batch = Batch(*(part[mine] for part in batch))
-            yield batch
+        return rows.part_of_batch(*self.part)
 
     def mine(self, count: int) -> torch.Tensor | None:
         """Every how-manieth of `count` images this process judges; None: all of them."""

@@ -8,6 +8,7 @@ from fastard.training import random_state
 from fastard.training.changes import require_continuable
 from fastard.training.config_file import to_dict
 from fastard.training.folder import intact
+from fastard.training.sharded import load_whole, whole_state
 
 if TYPE_CHECKING:
     from fastard.training.loop import Trainer
@@ -17,15 +18,15 @@ OWNER = ("method", "data", "student")
 
 
 def capture(trainer: Trainer) -> dict[str, Any]:
-    """Everything that decides how the run goes on from here."""
+    """Everything that decides how the run goes on from here; every process has to ask."""
     return {
         "settings": to_dict(trainer.config),
         "epoch": trainer.epoch,
         "step": trainer.step,
         "best_epoch": trainer.outcome.best_row.get("epoch"),
         "student": trainer.student.state_dict(),
-        "method": trainer.method.state_dict(),
-        "optimizer": trainer.stepper.state_dict(),
+        "method": whole_state(trainer.method.state_dict()),
+        "optimizer": whole_state(trainer.stepper.state_dict()),
         "average": None if trainer.average is None else trainer.average.state_dict(),
         "order": trainer.order_before,
         "rng": random_state.capture(trainer.device),
@@ -58,7 +59,9 @@ def restore(trainer: Trainer) -> dict[str, Any] | None:
     with intact(run.state):
         trainer.epoch, trainer.step = trainer.saved = state["epoch"], state["step"]
         trainer.student.load_state_dict(state["student"])
-        trainer.method.load_state_dict(state["method"])
+        if trainer.sharded is not None:
+            trainer.sharded.divide()
+        load_whole(trainer.method, state["method"])
         trainer.stepper.load_state_dict(state["optimizer"])
         if trainer.average is not None and state["average"] is not None:
             trainer.average.load_state_dict(state["average"])
@@ -72,5 +75,5 @@ def restore(trainer: Trainer) -> dict[str, Any] | None:
 
 def restore_within_epoch(trainer: Trainer, state: dict[str, Any]) -> None:
     """Undoes what beginning the epoch anew has changed since `restore`."""
-    trainer.method.load_state_dict(state["method"])
+    load_whole(trainer.method, state["method"])
     random_state.restore(state["rng"], trainer.device)

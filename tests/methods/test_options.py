@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastard import methods
-from fastard.engine import precision
+from fastard.engine import Program, precision
 from fastard.methods.options import PRECISIONS
 
 from .loops import teachers_for
@@ -32,6 +32,7 @@ from .steps import student_for
         ("trades", {"clip_min": "abc"}, "option clip_min must be a finite number, but is 'abc'"),
         ("trades", {"clip_min": 1.0}, "option clip_min must be below clip_max"),
         ("trades", {"precision": "fp8"}, "unknown option precision 'fp8'"),
+        ("trades", {"capture": "on"}, "unknown option capture 'on'; known: auto, never"),
         ("trades", {"engine": "no"}, "option engine must be True or False, but is 'no'"),
         ("trades", {"noise_device": "banana"}, "option noise_device must be None, cpu or a cuda"),
         ("trades", {"generator": 3}, "option generator must be a torch.Generator or None"),
@@ -50,6 +51,24 @@ def test_bad_option_is_one_sentence_when_built(name, options, sentence):
     with pytest.raises(ValueError, match=sentence) as raised:
         methods.build(name, nn.Identity(), [nn.Identity()] if "rslad" in name else [], **options)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["trades", "adaad", "saad", "ard", "fgsm-rs", "n-fgsm", "igdm"])
+def test_how_an_attack_runs_is_passed_through(setting, name, monkeypatch):
+    seen, call = [], Program.__init__
+
+    def noted(self, *arguments, **named):
+        seen.append((named.get("engine"), named.get("capture")))
+        call(self, *arguments, **named)
+
+    monkeypatch.setattr(Program, "__init__", noted)
+    teachers = teachers_for(name, setting.teacher)
+    x, y = setting.batch
+    for settings in ({}, {"capture": "never", "engine": False}):
+        seen.clear()
+        method = methods.build(name, student_for(name), teachers, **settings)
+        method.attack(x, y)
+        assert (settings.get("engine", True), settings.get("capture", "auto")) in seen
 
 
 def test_known_precisions_are_those_of_the_engine():

@@ -89,14 +89,12 @@ def test_the_pass_that_is_due_comes_first_and_is_in_the_state(setting):
         each(x_next, y_next)
         assert passes.seen == ["x"] + ["?"] * (STEPS + 2)
     assert_same_network(setting.student, setting.twin)
-    assert "keeps the last batch" in method.undivided()
 
 
 def test_without_faithful_nothing_is_remembered(setting):
     method = methods.build("pgd-at", setting.student, **ATTACK)
     train_with(method, setting.batches)
     assert method.get_extra_state().numel() == 0
-    assert method.undivided() == ""
     assert int(setting.student[1].num_batches_tracked) == len(setting.batches)
 
 

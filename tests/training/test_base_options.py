@@ -7,13 +7,18 @@ import pytest
 from fastard import data, models
 from fastard.training import parts
 from fastard.training.config import TrainConfig
+from fastard.training.config_file import to_dict
 from fastard.training.defaults import resolve
 
 
-def built(method: str, name: str, teachers: int = 1, **options):
-    config = TrainConfig(
+def settings(method: str, name: str, **options):
+    return TrainConfig(
         method=method, data=name, options=options, student="small_cnn-4", device="cpu"
     )
+
+
+def built(method: str, name: str, teachers: int = 1, **options):
+    config = settings(method, name, **options)
     networks = [models.build("small_cnn-4", 10, image_size=8).eval() for _ in range(teachers)]
     student = models.build("small_cnn-4", 10, image_size=8)
     return parts.build_method(resolve(config), student, networks, images=8)
@@ -31,6 +36,8 @@ def test_base_has_the_recipe_of_the_data_set(base, teachers, option, value, othe
     for name, expected in (("cifar100", value), ("cifar10", otherwise)):
         method = built("igdm", name, teachers, base=base)
         assert getattr(method.base.options, option) == expected
+        written = to_dict(resolve(settings("igdm", name, base=base)))["options"]
+        assert written.get(option, otherwise) == expected
     assert method.base.options.eps == 8 / 255
 
 

@@ -99,7 +99,8 @@ def test_another_schedule_leaves_the_milestones_of_the_file(tmp_path):
     )
     assert resolve(TrainConfig(config=file, epochs=80)).milestones == (74, 90)
     other = resolve(TrainConfig(config=file, schedule="cosine", average="none", epochs=20))
-    assert (other.milestones, other.ema_decay) == ((), 0.999)
+    assert (other.milestones, other.ema_decay) == ((), None)
+    assert resolve(TrainConfig(method="trades", average="ema")).ema_decay == 0.999
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,11 @@ def test_another_schedule_leaves_the_milestones_of_the_file(tmp_path):
         ({"teacher_cache": 1.0}, "teacher_cache needs teacher, but is 1.0 without it"),
         ({"teacher_cache_folder": "."}, "teacher_cache_folder needs teacher_cache, but is"),
         ({"schedule": "cosine", "milestones": (3,)}, "milestones needs schedule multistep"),
-        ({"ema_decay": 0.9}, "ema_decay needs average ema, but is 0.9 without it"),
+        ({"ema_decay": 0.999}, "ema_decay needs average ema, but is 0.999 without it"),
+        ({"average_start": 2}, "average_start needs average, but is 2 without it"),
+        ({"awp_warmup": 2}, "awp_warmup needs awp_gamma, but is 2 without it"),
+        ({"schedule": "cosine", "lr_gamma": 0.2}, "lr_gamma needs schedule multistep, but is 0.2"),
+        ({"schedule": "cosine", "peak": 0.5}, "peak needs schedule onecycle or cyclic, but is 0.5"),
         ({"teacher_model": ("resnet18",)}, "teacher_model needs teacher, but is"),
         ({"original_share": 0.5}, "original_share needs extra, but is 0.5 without it"),
         ({"epochs": 20, "milestones": (74, 90)}, "milestones must lie within the 20 epochs"),
@@ -137,4 +142,4 @@ def test_a_resumed_run_takes_another_schedule_without_its_milestones():
     assert saved.schedule == "multistep" and saved.milestones
     asked = TrainConfig(resume=True, allow_changes=True, schedule="cosine", average="swa")
     config = resolve(resumed(asked, saved))
-    assert (config.schedule, config.milestones, config.ema_decay) == ("cosine", (), 0.999)
+    assert (config.schedule, config.milestones, config.ema_decay) == ("cosine", (), None)

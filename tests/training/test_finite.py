@@ -38,7 +38,11 @@ def averaged(trainer):
     return next(trainer.average.averaged.parameters())
 
 
-@pytest.mark.parametrize("pick", [weight, statistic, averaged])
+def momentum(trainer):
+    return next(trainer.stepper.momentum())
+
+
+@pytest.mark.parametrize("pick", [weight, statistic, averaged, momentum])
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, pick):
     out = tmp_path / "run"
     with pytest.raises(FloatingPointError) as raised:

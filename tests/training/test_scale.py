@@ -14,12 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from scale_runs import EXACT, SLOW
+from scale_runs import DIVIDED, EXACT, SLOW
 from small_runs import assert_same_weights, quick, without_times
-from torch import nn
 
-from fastard import methods, models, rows
-from fastard.data import Batch
+from fastard import models, rows
 from fastard.train import TrainConfig, Trainer, train
 from fastard.training.config_file import to_dict
 from fastard.training.folder import RunFolder
@@ -51,15 +49,17 @@ def start(*command: object, **environment: str) -> subprocess.Popen:
 def runs(tmp_path_factory):
     """The folders of one process and of two that together trained the same."""
     folder = tmp_path_factory.mktemp("scale")
-    helper = models.build("small_cnn-4", 10, in_channels=1, image_size=8)
-    models.save(
-        folder / "helper.safetensors",
-        helper,
-        name="small_cnn-4",
-        num_classes=10,
-        in_channels=1,
-        image_size=8,
-    )
+    for number in range(2):
+        torch.manual_seed(number)
+        helper = models.build("small_cnn-4", 10, in_channels=1, image_size=8)
+        models.save(
+            folder / f"{number}.safetensors",
+            helper,
+            name="small_cnn-4",
+            num_classes=10,
+            in_channels=1,
+            image_size=8,
+        )
     for name in ("one", "two"):
         (folder / name).mkdir()
     script, port = HERE / "scale_runs.py", free_port()
@@ -72,21 +72,41 @@ def runs(tmp_path_factory):
     return folder / "one", folder / "two"
 
 
-@pytest.mark.parametrize("method", EXACT)
-def test_two_processes_train_as_one(runs, method):
+@pytest.mark.parametrize("name", [*EXACT, *(f"{method}-fsdp" for method in DIVIDED)])
+def test_two_processes_train_as_one(runs, name):
     one, two = runs
-    losses = [json.loads((f / f"{method}.0.json").read_text()) for f in runs]
-    assert len(losses[0]) == 3
-    assert losses[1] == pytest.approx(losses[0], rel=1e-9)
-    assert json.loads((two / f"{method}.1.json").read_text()) == losses[1]
-    weights = [load_file(f / method / "last.safetensors") for f in runs]
-    own = [torch.load(f / f"{method}.0.pt") for f in runs]
-    own.append(torch.load(two / f"{method}.1.pt"))
-    assert any(part.numel() for part in own[0].values()) == (method == "lbgat")
-    for a, b in ((weights[0], weights[1]), (own[0], own[1]), (own[0], own[2])):
+    method = name.removesuffix("-fsdp")
+    losses = json.loads((one / f"{method}.0.json").read_text())
+    assert len(losses) == 3
+    for rank in (0, 1):
+        found = json.loads((two / f"{name}.{rank}.json").read_text())
+        assert found == pytest.approx(losses, rel=1e-9)
+    weights = [
+        load_file(one / method / "last.safetensors"),
+        load_file(two / name / "last.safetensors"),
+    ]
+    own = [torch.load(one / f"{method}.0.pt")]
+    own += [torch.load(two / f"{name}.{rank}.pt") for rank in (0, 1)]
+    for a, b in (weights, own[:2], own[::2]):
         assert a.keys() == b.keys()
         for key in a:
             torch.testing.assert_close(a[key], b[key], rtol=1e-8, atol=1e-10)
+
+
+def test_an_attack_on_a_divided_student_communicates_nothing(runs):
+    seen = json.loads((runs[1] / "trades-fsdp.collectives.json").read_text())
+    assert seen["attack"] == [[], []]
+    assert seen["renew"] == [["all_gather_into_tensor"]] * 2
+    assert all({"all_reduce", "all_gather_into_tensor"} <= set(step) for step in seen["step"])
+
+
+def test_what_a_method_keeps_is_of_the_whole_batch(runs):
+    own = {name: torch.load(runs[1] / f"{name}.1.pt") for name in EXACT}
+    for name in ("free", "rice"):
+        (kept,) = own[name].values()
+        assert len(kept) == 16 and kept.abs().sum() > 0
+    assert any(part.numel() for part in own["lbgat"].values())
+    assert (own["b-mtard"]["temperatures"] > 1).any() and own["b-mtard"]["natural_weight"] != 0.5
 
 
 def test_the_first_process_writes_what_one_would(runs):
@@ -162,41 +182,17 @@ def two_ranks() -> Ranks:
     return ranks
 
 
-def test_a_batch_is_divided_evenly():
-    x = torch.arange(5.0)
-    batches = two_ranks().slices([_batch(x), _batch(x[:1])])
-    assert [b.x.tolist() for b in batches] == [[2.0, 3.0], [0.0]]
-
-
-def _batch(x):
-    return Batch(x, x.long(), x.long(), x.long())
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "said"),
-    [
-        ("mtard", {}, "its weights follow the losses of the batch"),
-        ("free", {}, "its perturbation stays"),
-        ("dgad", {}, "its terms are means"),
-        ("saad", {}, "its weights compare"),
-        ("funmatch", {}, "MixUp mixes"),
-        ("advfunmatch", {"mix": "mixup"}, "its views are drawn"),
-        ("rslad", {"reduction": "sum"}, "reduction is 'sum'"),
-        ("igdm", {"base": "rslad", "reduction": "sum"}, "method 'rslad' must run in one process"),
-    ],
-)
-def test_what_cannot_be_divided_is_refused(name, options, said):
-    network = nn.Linear(4, 3)
-    teachers = [nn.Linear(4, 3)] * methods.registry.METHODS[name].least_teachers
-    with pytest.raises(ValueError, match=said):
-        two_ranks().require_parts(methods.build(name, network, teachers, **options), 8)
-
-
-def test_the_batch_must_be_a_multiple_of_the_processes():
-    method = methods.build("natural", nn.Linear(4, 3))
-    two_ranks().require_parts(method, 8)
+def test_processes_and_settings_must_fit(tmp_path):
+    two_ranks().require_divisible(quick(tmp_path))
     with pytest.raises(ValueError, match="batch_size .* multiple of the 2 processes, but is 7"):
-        two_ranks().require_parts(method, 7)
+        two_ranks().require_divisible(quick(tmp_path, batch_size=7))
+    with pytest.raises(ValueError, match="parallel must be ddp in one process, but is fsdp"):
+        Trainer(quick(tmp_path, parallel="fsdp"))
+    for setting in ({"awp_gamma": 0.01}, {"compile": True}):
+        with pytest.raises(
+            ValueError, match=f"{next(iter(setting))} must be .* with parallel fsdp"
+        ):
+            Trainer(quick(tmp_path, parallel="fsdp", **setting))
 
 
 def test_a_restart_resumes_its_own_run_alone(tmp_path, monkeypatch):

@@ -165,11 +165,11 @@ def test_ways_to_train(tmp_path, settings):
 def test_the_training_pass_can_be_compiled(tmp_path, monkeypatch):
     compiled, original = [], torch.compile
 
-    def by_eager(module):
+    def by_aot(module):
         compiled.append(module)
-        return original(module, backend="eager")
+        return original(module, backend="aot_eager")
 
-    monkeypatch.setattr(torch, "compile", by_eager)
+    monkeypatch.setattr(torch, "compile", by_aot)
     plain = train(quick(tmp_path / "plain", epochs=1))
     result = train(quick(tmp_path / "compiled", epochs=1, compile=True))
     assert len(compiled) == 1
@@ -205,6 +205,12 @@ def test_training_stops_when_nothing_gets_better(tmp_path):
         ({"peak": 1.0}, "peak must lie between 0 and 1, but is 1.0"),
         ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1"),
         ({"clip_grad": 0.0}, "clip_grad must be above 0"),
+        ({"seed": 2**64}, r"seed must be from 0 to 2\*\*63 - 1, but is 18446744073709551616"),
+        ({"seed": -1}, "seed must be from 0"),
+        (
+            {"student": "mobilenetv2", "batch_size": 2, "train_n": 3},
+            "batch_size must not leave a last batch of one image, of which mobilenetv2",
+        ),
         ({"patience": 2, "val": 0}, "patience needs a validation"),
         ({"average": "swa", "average_start": 9}, "average_start must be at most the 2 epochs"),
         ({"awp_gamma": 0.1, "precision": "fp16"}, "awp_gamma must be 0 in fp16"),
@@ -306,5 +312,7 @@ def test_the_teacher_s_clean_logits_are_cached(tmp_path):
     assert (trainer.method.cache.misses, trainer.method.cache.hits) == (256, 256)
     losses = [[row["loss"] for row in run.metrics] for run in (plain, result)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    with pytest.raises(ValueError, match=r"\(--teacher-cache\) must be above 0.00015 GiB, .* 256"):
+        train(quick(tmp_path / "small", teacher_cache=0.0001, **settings))
     with pytest.raises(ValueError, match="teacher_cache needs teacher"):
         train(quick(tmp_path / "trades", teacher_cache=0.01))
