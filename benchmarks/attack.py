@@ -21,13 +21,14 @@ import torch
 from torch import nn
 
 import fastard
-from benchmarks import attack_process, attack_refresh, attack_rivals, published, timing
-from benchmarks.attack_floor import floor
-from benchmarks.attack_record import Record
-from benchmarks.attack_summary import summary, told
 from fastard import models
 from fastard.engine import Program
 from fastard.engine.plan import Plan
+
+from . import attack_process, attack_refresh, attack_rivals, published, timing
+from .attack_floor import floor
+from .attack_record import Record
+from .attack_summary import summary, told
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import published
+from . import published
 
 Run = Callable[..., Any]
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}

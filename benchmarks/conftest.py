@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.timing import environment
+from .timing import environment
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):

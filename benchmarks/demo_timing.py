@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import fastard
-from benchmarks import published
 from fastard.data import Images
 from fastard.training.config import Resolved
+
+from . import published
 
 BATCH, WARM_UP, REPEATS, SEED = 128, 3, 30, 0
 

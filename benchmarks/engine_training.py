@@ -15,14 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import timing
-from benchmarks.demo import DATA, NETWORKS
-from benchmarks.demo_timing import one_thread
 from fastard import data, models
 from fastard.engine import Program
 from fastard.evaluate import evaluate
 from fastard.files import write_json
 from fastard.train import TrainConfig, train
+
+from . import timing
+from .demo import DATA, NETWORKS
+from .demo_timing import one_thread
 
 SEEDS = tuple(range(8))
 ARMS = {"engine": True, "eager": False}

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 import fastard
-from benchmarks import attack_rivals, gpu_attack_floor, published
-from benchmarks.gpu_record import put
 from fastard import models, ops
+
+from . import attack_rivals, gpu_attack_floor, published
+from .gpu_record import put
 
 # The first call checks values, the second is recorded, from the third on all are alike.
 BATCH, STEPS, EPS, ALPHA, ROUNDS, WARM_UP = 128, 10, 8 / 255, 2 / 255, 5, 3

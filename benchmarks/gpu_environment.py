@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 import fastard
-from benchmarks.gpu_record import put
-from benchmarks.timing import cpu_name
 from fastard import native
+
+from .gpu_record import put
+from .timing import cpu_name
 
 ROOT = Path(__file__).resolve().parent.parent
 # Read only: clocks and power stay as they are found.

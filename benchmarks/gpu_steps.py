@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_environment, gpu_reading
-from benchmarks.gpu_record import load
+from . import gpu_environment, gpu_reading
+from .gpu_record import load
 
 
 @dataclass(frozen=True)

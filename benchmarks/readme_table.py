@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_table, training_table
-from benchmarks.attack_table import attack_rows, cost_rows
 from fastard.files import atomic_path
+
+from . import gpu_table, training_table
+from .attack_table import attack_rows, cost_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path("benchmarks/results")

@@ -1,8 +1,8 @@
 """The lines of a result file: one environment, then results and targets as they come, an end.
 
 A result file is JSON Lines, one object a line, its `kind` first: `environment` (the first line,
-with the schema), `result` (one contestant in one case), `target` (what a figure should reach), and
-`end`, which a run that was cut short lacks.
+with the schema), `result` (one contestant in one case), `target` (what a figure should reach),
+`comparison` (with an earlier result), and `end`, which a run that was cut short lacks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Seconds a call over the rounds; `spread` is the range between the quarters over the median."""
+    """Seconds a call over the rounds; `spread`: the middle half's range over the median."""
 
     min: float
     median: float
@@ -135,6 +135,27 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """One contestant's time now and in an earlier result: `change` is now over then.
+
+    `slower`: `change` lies beyond 1 + `noise`. Where the machines differ, `same_machine` is False
+    and `change` is that of the share of the rivals' time, since seconds say nothing there.
+    """
+
+    case: str
+    who: str
+    precision: str | None
+    before: float
+    now: float
+    change: float
+    noise: float
+    slower: bool
+    same_machine: bool
+    baseline: str
+    kind: str = "comparison"
+
+
+@dataclass(frozen=True)
 class End:
     """The run went through: `seconds` it took."""
 
@@ -142,7 +163,8 @@ class End:
     kind: str = "end"
 
 
-Line = Environment | Result | Target | End
+Line = Environment | Result | Target | Comparison | End
 KINDS: dict[str, type[Line]] = {
-    "environment": Environment, "result": Result, "target": Target, "end": End,
+    "environment": Environment, "result": Result, "target": Target, "comparison": Comparison,
+    "end": End,
 }  # fmt: skip

@@ -13,7 +13,19 @@ from typing import Any
 
 from fastard.kinds import unknown
 
-from .record import GROUPS, KINDS, OURS, SCHEMA, STATUSES, End, Environment, Line, Result, Target
+from .record import (
+    GROUPS,
+    KINDS,
+    OURS,
+    SCHEMA,
+    STATUSES,
+    Comparison,
+    End,
+    Environment,
+    Line,
+    Result,
+    Target,
+)
 
 CHOICES = {"group": GROUPS, "status": STATUSES, "at": ("least", "most")}
 
@@ -26,6 +38,7 @@ class Run:
     environment: Environment
     results: list[Result] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
     end: End | None = None
 
     @property
@@ -94,6 +107,8 @@ def parse(text: str, path: Path) -> Run:
             run.results.append(line)
         elif isinstance(line, Target) and run:
             run.targets.append(line)
+        elif isinstance(line, Comparison) and run:
+            run.comparisons.append(line)
         elif isinstance(line, End) and run:
             run.end = line
         else:
@@ -107,7 +122,7 @@ def _schema(found: dict[str, Any], where: str) -> None:
     if found["kind"] == "environment" and found.get("schema") != SCHEMA:
         raise ValueError(
             f"{where}: the result file has schema {found.get('schema')!r}, but this version of "
-            f"fastard reads schema {SCHEMA}; measure anew, or read it with the version that wrote it."
+            f"fastard reads schema {SCHEMA}: read it with the version that wrote it."
         )
 
 

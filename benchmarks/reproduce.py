@@ -20,9 +20,10 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import reproduce_table, timing
-from benchmarks.reproduce_protocol import OWN_TEACHER, PROTOCOLS, ROWS, Protocol
 from fastard.files import require_writable_dir, write_json
+
+from . import reproduce_table, timing
+from .reproduce_protocol import OWN_TEACHER, PROTOCOLS, ROWS, Protocol
 
 LABELS = tuple(row.label for row in ROWS)
 

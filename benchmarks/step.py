@@ -19,16 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import published_steps, step_parts, timing
-from benchmarks.attack import network
-from benchmarks.attack_record import Record
-from benchmarks.attack_summary import told
-from benchmarks.step_agreement import agreement
-from benchmarks.step_summary import summary
 from fastard import methods
 from fastard.data import Images
 from fastard.methods.base import Method
 from fastard.methods.registry import METHODS
+
+from . import published_steps, step_parts, timing
+from .attack import network
+from .attack_record import Record
+from .attack_summary import told
+from .step_agreement import agreement
+from .step_summary import summary
 
 BATCH, IMAGES, TEACHER = 32, 640, "wrn-16-4"
 PUBLISHED = {"rslad": published_steps.rslad, "adaad": published_steps.adaad}
