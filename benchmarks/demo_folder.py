@@ -16,7 +16,7 @@ import fastard
 from fastard import native
 from fastard.files import require_writable_dir, write_json
 
-from .timing import cpu_name
+from .environment import cpu_name
 
 RECORD = "demo.json"
 MARK = {"demo": "fastard, handwritten digits"}

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from fastard.files import require_writable_dir, write_json
 
-from . import reproduce_table, timing
+from . import environment, reproduce_table
 from .reproduce_protocol import OWN_TEACHER, PROTOCOLS, ROWS, Protocol
 
 LABELS = tuple(row.label for row in ROWS)
@@ -126,7 +126,7 @@ def record(
             complete.append(seed)
             found += [json.loads(file.read_text()) for file in files]
     return {
-        "environment": timing.environment(),
+        "environment": environment.of_cpu(),
         "protocol": asdict(protocol),
         "budget_minutes": minutes,
         "seeds": complete,
