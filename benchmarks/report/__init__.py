@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from benchmarks import record_file
-from benchmarks.report.contents import document
-from benchmarks.report.drawn import png
-from benchmarks.report.html import page
-from benchmarks.report.plain import comma_separated, markdown
 from fastard.files import atomic_path, require_writable_dir
+
+from .. import record_file
+from .clean import clean
+from .contents import document
+from .drawn import png
+from .html import page
+from .plain import comma_separated, markdown
 
 __all__ = ["write"]
 
@@ -23,7 +25,7 @@ def write(result_file: str | os.PathLike[str], out_dir: str | os.PathLike[str]) 
         ValueError: it is none, or one of another schema.
         NotADirectoryError, PermissionError: the folder cannot be made or written.
     """
-    found = document(record_file.read(Path(result_file)))
+    found = document(clean(record_file.read(Path(result_file))))
     out = require_writable_dir(out_dir)
     folders = [require_writable_dir(out / name) for name in ("csv", "png")]
     written = [_written(out / "report.html", page(found))]

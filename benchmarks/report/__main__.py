@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import report
+from . import write
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
     arguments = parser.parse_args(argv)
     try:
-        for path in report.write(arguments.result, arguments.out):
+        for path in write(arguments.result, arguments.out):
             print(path)
     except (OSError, ValueError) as error:
         print(f"fastard: {error}", file=sys.stderr)

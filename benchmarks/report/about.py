@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.record import Target
-from benchmarks.record_file import Run
-from benchmarks.report.contests import STATES
-from benchmarks.report.document import Cell, Number, Section, Table, Verdict, number
+from ..record import Target
+from ..record_file import Run
+from .contests import STATES
+from .document import Cell, Number, Section, Table, Verdict, number
 
 # torch and python belong to the machine: they are nobody's rival.
 OWN_VERSIONS = ("torch", "python")
@@ -62,15 +62,15 @@ def _words(value: Any) -> str | None:
 
 def targets(run: Run) -> Section:
     rows = [_target(target) for target in run.targets]
-    columns = ["target", "figure", "must be at", "bound", "measured", "verdict", "remark", "case"]
+    columns = ["target", "verdict", "measured", "must be at", "bound", "figure", "remark", "case"]
     table = Table("targets", "Targets and what was measured", columns, rows)
     return Section("targets", "Targets", [], [table], missing="The record names no target.")
 
 
 def _target(target: Target) -> list[Cell]:
     return [
-        target.name, target.figure, target.at, Number(target.bound, "size"),
-        number(target.value, "figure"), Verdict(target.reached), target.reason, target.case,
+        target.name, Verdict(target.reached), number(target.value, "figure"), target.at,
+        Number(target.bound, "size"), target.figure, target.reason, target.case,
     ]  # fmt: skip
 
 
@@ -121,4 +121,4 @@ def method(run: Run) -> Section:
               ["what", "allowed", "worst found"], agreements),
         Table("unstable", "Figures that are not stable", ["case", "who", "why"], unstable),
     ]  # fmt: skip
-    return Section("method", "How it was measured", text, tables)
+    return Section("method", "How it was measured", text, tables, missing="Nothing was timed.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks.record_file import Run
-from benchmarks.report import about
-from benchmarks.report.contests import section
-from benchmarks.report.document import Document
-from benchmarks.report.scaling import breakdown, scaling
+from ..record_file import Run
+from . import about
+from .compared import comparison
+from .contests import section
+from .document import Document
+from .scaling import breakdown, scaling
 
 FASTER = "A rival's figure is how many times as long it takes as fastard, at equal precision."
 
@@ -25,6 +26,7 @@ def document(run: Run) -> Document:
             "A rival's figure is how many times as much memory it holds as fastard at its peak."]),
         scaling(run),
         breakdown(run),
+        comparison(run),
         about.rivals(run),
         about.method(run),
     ]  # fmt: skip

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from benchmarks.record import OURS, Result
-from benchmarks.record_file import Run
-from benchmarks.report.document import (
+from ..record import OURS, Result
+from ..record_file import Run
+from .document import (
     Cell,
     Picture,
     Section,
@@ -16,7 +16,7 @@ from benchmarks.report.document import (
     slug,
     without_empty_columns,
 )  # fmt: skip
-from benchmarks.report.pictures import beside
+from .pictures import beside
 
 # Bounds, not rivals: they have columns of their own.
 BOUNDS = ("copy_",)
@@ -58,19 +58,19 @@ def pivot(group: str, title: str, results: list[Result]) -> Table:
     rivals = [name for name in dict.fromkeys(result.who for result in results)
               if name != OURS and name not in BOUNDS]  # fmt: skip
     memory = group == "memory"
-    columns = ["case", "device", "precision", OURS, "floor", "over the floor", "share of copy_",
-               "bytes moved", *rivals, "remarks"]  # fmt: skip
+    columns = ["case", OURS, "over the floor", "share of copy_", *rivals, "floor", "bytes moved",
+               "precision", "device", "remarks"]  # fmt: skip
     rows: list[list[Cell]] = []
     for (case, precision, device), found in cases(results).items():
         own = ours(found)
         rows.append([
-            case, device, precision, _own(own, memory),
-            number(own.floor_seconds if own else None, "seconds"),
+            case, _own(own, memory),
             number(own.over_floor if own else None, "times"),
             number(own.share_of_copy if own else None, "share"),
-            number(own.bytes_per_second if own else None, "rate"),
             *(_rival([r for r in found if r.who == name], memory) for name in rivals),
-            "; ".join(_remarks(found)),
+            number(own.floor_seconds if own else None, "seconds"),
+            number(own.bytes_per_second if own else None, "rate"),
+            precision, device, "; ".join(_remarks(found)),
         ])  # fmt: skip
     told = f"{title}: fastard, and how many times as much a rival takes"
     return without_empty_columns(Table(group, told, columns, rows))

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.report.palette import Palette
+from .palette import Palette
 
 VERDICTS = {True: "reached", False: "not reached", None: "not measured here"}
 
@@ -63,8 +63,11 @@ class Table:
     @property
     def figures(self) -> list[bool]:
         """Which columns hold figures rather than words."""
-        columns = ([row[k] for row in self.rows if text(row[k])] for k in range(len(self.columns)))
-        return [2 * sum(isinstance(c, Number) for c in cells) > len(cells) for cells in columns]
+        found = []
+        for k in range(len(self.columns)):
+            cells = [row[k] for row in self.rows if text(row[k])]
+            found.append(2 * sum(isinstance(c, Number) for c in cells) >= max(1, len(cells)))
+        return found
 
 
 @dataclass
@@ -132,12 +135,11 @@ def text(cell: Cell) -> str:
 
 
 def _digits(value: float, digits: int = 3) -> str:
-    """Significant digits without an exponent: 1920, 18.4, 0.0101."""
+    """At least that many significant digits, no exponent: 1920, 18.4, 0.0101."""
     if value == 0:
         return "0"
-    rounded = float(f"{value:.{digits - 1}e}")
-    places = max(0, digits - 1 - int(f"{rounded:e}".split("e")[1]))
-    return f"{rounded:.{places}f}"
+    power = int(f"{value:.{digits - 1}e}".split("e")[1])
+    return f"{value:.{max(0, digits - 1 - power)}f}"
 
 
 def _scaled(value: float, units: tuple[tuple[float, str], ...]) -> str:

@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 import matplotlib
 from markupsafe import Markup
 
-from benchmarks.report.document import Picture
-from benchmarks.report.palette import MARKED, PRINTED, themed
 from fastard.files import atomic_path
+
+from .document import Picture
+from .palette import MARKED, PRINTED, themed
 
 SVG = "{http://www.w3.org/2000/svg}"
 # A page knows these prefixes alone.

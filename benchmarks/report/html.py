@@ -5,8 +5,8 @@ from __future__ import annotations
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmarks.report.document import Cell, Document, Number, Verdict, text
-from benchmarks.report.drawn import svg
+from .document import Cell, Document, Number, Verdict, text
+from .drawn import svg
 
 CLASSES = {True: "reached", False: "missed", None: "unmeasured"}
 # Words longer than this need a column of their own width.
@@ -15,7 +15,7 @@ LONG = 40
 
 def page(document: Document) -> str:
     environment = Environment(
-        loader=PackageLoader("benchmarks.report", "."), autoescape=True, undefined=StrictUndefined,
+        loader=PackageLoader(str(__package__), "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(text=text, attributes=attributes, svg=svg)

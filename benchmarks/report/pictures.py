@@ -10,9 +10,15 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import (
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
-from benchmarks.report.palette import Palette
+from .palette import Palette
 
 WIDTH = 4.6
 MARKERS = "oDs^vP*X"
@@ -43,8 +49,7 @@ def beside(
     figure, axes = _axes(palette, 1.1 + 0.42 * len(rows))
     for place, (label, row) in enumerate(rows.items()):
         axes.axhline(-place, color=palette.grid, linewidth=0.8, zorder=0)
-        axes.text(0, 0.22 - place, label, transform=axes.get_yaxis_transform(), color=palette.ink,
-                  fontsize=8.5)  # fmt: skip
+        _above(axes, palette, 0.22 - place, label)
         for name, value in row.items():
             k = names.index(name)
             axes.plot([value], [-place], marker(k), color=palette.colour(k))
@@ -72,7 +77,8 @@ def growth(palette: Palette, curves: list[Curve], over: str) -> Figure:
     axes.set(xscale="log", yscale="log")
     axes.grid(color=palette.grid, linewidth=0.6)
     _plain_ticks(axes.xaxis)
-    _plain_ticks(axes.yaxis, (1,))
+    seconds = [value for curve in curves for value in curve.seconds]
+    _plain_ticks(axes.yaxis, (1,) if max(seconds) > 20 * min(seconds) else (1, 2, 5))
     axes.set_xlabel(over, color=palette.ink)
     axes.set_ylabel("seconds", color=palette.ink)
     _legend(figure, axes, palette, columns=1)
@@ -89,23 +95,23 @@ def fitted(curve: Curve) -> list[float]:
 
 
 def parts(palette: Palette, bars: dict[str, dict[str, float]]) -> Figure:
-    """A bar a case, cut into its parts."""
+    """A bar a case, cut into its parts, each a share of the bar."""
     figure, axes = _axes(palette, 1.2 + 0.6 * len(bars))
     names = list(dict.fromkeys(name for bar in bars.values() for name in bar))
     for place, (label, bar) in enumerate(bars.items()):
-        begun = 0.0
+        begun, whole = 0.0, sum(bar.values()) or 1.0
         for name, seconds in bar.items():
             colour = palette.colour(names.index(name))
-            axes.barh(-place, seconds, left=begun, height=0.4, color=colour)
-            begun += seconds
-        axes.text(0, 0.28 - place, label, transform=axes.get_yaxis_transform(), color=palette.ink,
-                  fontsize=8.5)  # fmt: skip
+            axes.barh(-place, seconds / whole, left=begun, height=0.4, color=colour)
+            begun += seconds / whole
+        _above(axes, palette, 0.28 - place, label)
     for k, name in enumerate(names):
         axes.bar(0, 0, color=palette.colour(k), label=name)
-    axes.set_ylim(-len(bars) + 0.6, 0.6)
+    axes.set(xlim=(0, 1), ylim=(-len(bars) + 0.6, 0.6))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.yaxis.set_major_locator(NullLocator())
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel("seconds", color=palette.ink)
+    axes.set_xlabel("share of the attack", color=palette.ink)
     _legend(figure, axes, palette)
     return figure
 
@@ -125,6 +131,19 @@ def _plain_ticks(axis: Axis, digits: tuple[int, ...] = (1, 2, 5)) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def _above(axes: Axes, palette: Palette, height: float, label: str) -> None:
+    words, place = _short(label), axes.get_yaxis_transform()
+    axes.text(0, height, words, transform=place, color=palette.ink, fontsize=8.5)
+
+
+def _short(words: str, most: int = 60) -> str:
+    """What fits the width; the tables have it whole."""
+    words = " ".join(words.split())
+    return words if len(words) <= most else f"{words[: most - 1]}…"
+
+
 def _legend(figure: Figure, axes: Axes, palette: Palette, columns: int = 3) -> None:
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=columns,
+    handles, labels = axes.get_legend_handles_labels()
+    labels = [_short(label, 60 // columns) for label in labels]
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns,
                   frameon=False, fontsize=8.5, labelcolor=palette.ink)  # fmt: skip

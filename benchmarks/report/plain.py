@@ -6,7 +6,7 @@ import csv
 import io
 import re
 
-from benchmarks.report.document import Cell, Document, Number, Table, text
+from .document import Cell, Document, Number, Table, text
 
 
 def markdown(document: Document, pictures: dict[str, str]) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from benchmarks.record import Result, Series
-from benchmarks.record_file import Run
-from benchmarks.report.document import (
+from ..record import Result, Series
+from ..record_file import Run
+from .document import (
     Cell,
     Number,
     Picture,
@@ -17,24 +17,24 @@ from benchmarks.report.document import (
     slug,
     without_empty_columns,
 )  # fmt: skip
-from benchmarks.report.pictures import Curve, growth, parts
+from .pictures import Curve, growth, parts
 
 
 def scaling(run: Run) -> Section:
     found = [(r, r.series) for r in run.results if r.group == "scaling"]
     fits: list[list[Cell]] = [[
-        result.case, result.who, result.precision, result.device,
-        series.over if series else None,
+        result.case, result.who,
         number(series.exponent if series else None, "exponent"),
         number(series.off if series else None, "share"),
-        result.reason or result.unstable,
+        series.over if series else None,
+        result.precision, result.device, result.reason or result.unstable,
     ] for result, series in found]  # fmt: skip
     points: list[list[Cell]] = [
         [result.case, result.who, series.over, Number(x, "size"), Number(seconds, "seconds")]
         for result, series in found if series
         for x, seconds in zip(series.x, series.seconds, strict=True)
     ]  # fmt: skip
-    columns = ["case", "who", "precision", "device", "grows with", "exponent", "farthest point",
+    columns = ["case", "who", "exponent", "farthest point", "grows with", "precision", "device",
                "remark"]  # fmt: skip
     tables = [
         without_empty_columns(Table("scaling", "Fitted exponents", columns, fits)),
@@ -63,18 +63,18 @@ def breakdown(run: Run) -> Section:
     found = [(r, r.breakdown) for r in run.results if r.group == "breakdown"]
     names = list(dict.fromkeys(name for _, cut in found for name in cut or {}))
     rows: list[list[Cell]] = [[
-        result.case, result.who, result.device, result.precision,
+        result.case, number(result.over_floor, "times"),
         *(number((cut or {}).get(name), "seconds") for name in names),
         number(result.seconds.min if result.seconds else None, "seconds"),
-        number(result.floor_seconds, "seconds"), number(result.over_floor, "times"),
+        number(result.floor_seconds, "seconds"), result.who, result.precision, result.device,
         result.reason or result.unstable,
     ] for result, cut in found]  # fmt: skip
-    columns = ["case", "who", "device", "precision", *names, "whole", "floor", "over the floor",
+    columns = ["case", "over the floor", *names, "whole", "floor", "who", "precision", "device",
                "remark"]  # fmt: skip
     table = without_empty_columns(Table("breakdown", "Parts of one attack", columns, rows))
     bars = {_label(result): cut for result, cut in found if cut}
     pictures = [] if not bars else [
-        Picture("breakdown-parts", "Seconds of each part, one attack a bar.",
+        Picture("breakdown-parts", "Each part's share of its attack's time.",
                 partial(parts, bars=bars))
     ]  # fmt: skip
     text = ["The floor is the network's convolutions and matrix products alone, each by the "
