@@ -16,11 +16,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
     arguments = parser.parse_args(argv)
     try:
-        for path in write(arguments.result, arguments.out):
-            print(path)
+        written = write(arguments.result, arguments.out)
     except (OSError, ValueError) as error:
         print(f"fastard: {error}", file=sys.stderr)
         return 1
+    print("\n".join(map(str, written)))
     return 0
 
 

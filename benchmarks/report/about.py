@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from ..record import Target
+from ..record import OURS, Target
 from ..record_file import Run
 from .contests import STATES
 from .document import Cell, Number, Section, Table, Verdict, number
 
-# torch and python belong to the machine: they are nobody's rival.
-OWN_VERSIONS = ("torch", "python")
+# What fastard itself stands on; the other versions are its rivals'.
+OWN_VERSIONS = ("torch", "torch_cuda", "cudnn", "triton", "python", "nvcc")
 
 
 def lead(run: Run) -> list[str]:
@@ -33,7 +34,7 @@ def environment(run: Run) -> Section:
         rows.append(["took", Number(run.end.seconds, "seconds")])
     rows += [["commit", _words(about.commit.get("id"))],
              ["differs from the commit", _words(about.commit.get("dirty"))]]  # fmt: skip
-    rows += [[name, about.versions.get(name)] for name in OWN_VERSIONS]
+    rows += [[_name(name), _words(about.versions.get(name))] for name in OWN_VERSIONS]
     rows += _flat("", about.machine)
     table = Table("environment", "What every figure depends on", ["what", "is"],
                   [row for row in rows if row[1] is not None])  # fmt: skip
@@ -43,15 +44,19 @@ def environment(run: Run) -> Section:
 def _flat(prefix: str, found: dict[str, Any]) -> list[list[Cell]]:
     rows: list[list[Cell]] = []
     for name, value in found.items():
-        words = f"{prefix}{name}".replace("_", " ")
+        words = _name(f"{prefix}{name}")
         if isinstance(value, dict):
             rows += _flat(f"{words} ", value)
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             kind = next((k for k in ("bytes", "share", "seconds") if name.endswith(k)), "plain")
-            rows.append([words, Number(value, kind)])
+            rows.append([words.removesuffix(" bytes"), Number(value, kind)])
         elif value is not None:
             rows.append([words, _words(value)])
     return rows
+
+
+def _name(words: str) -> str:
+    return re.sub("[_.]", " ", words)
 
 
 def _words(value: Any) -> str | None:
@@ -78,7 +83,8 @@ def rivals(run: Run) -> Section:
     """Every rival's version, and what kept any from being measured."""
     versions: list[list[Cell]] = [
         [name, version or "not installed"]
-        for name, version in run.environment.versions.items() if name not in OWN_VERSIONS
+        for name, version in run.environment.versions.items()
+        if name not in (*OWN_VERSIONS, OURS)
     ]  # fmt: skip
     out: list[list[Cell]] = [
         [result.who, result.case, STATES[result.status], result.reason]

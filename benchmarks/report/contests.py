@@ -19,8 +19,8 @@ from .document import (
 from .pictures import beside
 
 # Bounds, not rivals: they have columns of their own.
-BOUNDS = ("copy_",)
 FLOOR = "floor"
+BOUNDS = ("copy_", FLOOR)
 STATES = {
     "unavailable": "not available", "failed": "failed", "disagrees": "disagrees",
     "skipped": "left out",
@@ -168,5 +168,5 @@ def pictures(run: Run, group: str, results: list[Result]) -> Iterable[Picture]:
         yield Picture(
             slug(f"{group} {place}"),
             f"{what.capitalize()} beside fastard's, {place}: farther to the right takes more.",
-            partial(beside, rows=shown, names=contestants(run), axis=f"{what}, in fastard's"),
+            partial(beside, rows=shown, names=contestants(run), axis=f"{what} over fastard's"),
         )

@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
+    FixedLocator,
     LogLocator,
+    MaxNLocator,
     NullFormatter,
     NullLocator,
     PercentFormatter,
@@ -61,7 +63,7 @@ def beside(
     axes.yaxis.set_major_locator(NullLocator())
     axes.spines["left"].set_visible(False)
     axes.set_xscale("log")
-    _plain_ticks(axes.xaxis)
+    _plain_ticks(axes.xaxis, [value for row in rows.values() for value in row.values()])
     axes.set_xlabel(axis, color=palette.ink)
     _legend(figure, axes, palette)
     return figure
@@ -76,9 +78,9 @@ def growth(palette: Palette, curves: list[Curve], over: str) -> Figure:
         axes.plot(curve.x, fitted(curve), color=palette.colour(k), linewidth=1)
     axes.set(xscale="log", yscale="log")
     axes.grid(color=palette.grid, linewidth=0.6)
-    _plain_ticks(axes.xaxis)
-    seconds = [value for curve in curves for value in curve.seconds]
-    _plain_ticks(axes.yaxis, (1,) if max(seconds) > 20 * min(seconds) else (1, 2, 5))
+    axes.xaxis.set_major_locator(FixedLocator(sorted({x for curve in curves for x in curve.x})))
+    _written_plainly(axes.xaxis)
+    _plain_ticks(axes.yaxis, [value for curve in curves for value in curve.seconds])
     axes.set_xlabel(over, color=palette.ink)
     axes.set_ylabel("seconds", color=palette.ink)
     _legend(figure, axes, palette, columns=1)
@@ -125,8 +127,17 @@ def _axes(palette: Palette, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _plain_ticks(axis: Axis, digits: tuple[int, ...] = (1, 2, 5)) -> None:
-    axis.set_major_locator(LogLocator(subs=digits))
+def _plain_ticks(axis: Axis, values: list[float]) -> None:
+    """Ticks without exponents, about five of them, on a logarithmic axis that shows the values."""
+    span = max(values) / min(values)
+    if span < 4:
+        axis.set_major_locator(MaxNLocator(5))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 30 else (1,)))
+    _written_plainly(axis)
+
+
+def _written_plainly(axis: Axis) -> None:
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -18,10 +18,17 @@ def markdown(document: Document, pictures: dict[str, str]) -> str:
             parts.append(escaped(section.missing))
         for table in section.tables:
             if table.rows:
-                parts += [f"### {escaped(table.title)}", "\n".join(markdown_rows(table))]
+                parts += _titled(table)
         for picture in section.pictures:
             parts.append(f"![{escaped(picture.told)}]({pictures[picture.name]})")
     return "\n\n".join(parts) + "\n"
+
+
+def _titled(table: Table) -> list[str]:
+    title, rows = escaped(table.title), "\n".join(markdown_rows(table))
+    if table.folded:
+        return [f"<details><summary>{title}</summary>", rows, "</details>"]
+    return [f"### {title}", rows]
 
 
 def markdown_rows(table: Table) -> list[str]:

@@ -204,7 +204,7 @@ def test_hostile_strings_stay_words(tmp_path):
     written = markdown_tables((tmp_path / "out" / "report.md").read_text())
     for (name, table), other in zip(page.tables.items(), written, strict=True):
         assert [len(row) for row in other.rows] == [len(row) for row in table.rows], name
-    text = (tmp_path / "out" / "report.md").read_text()
+    text = re.sub("</?(details|summary)>", "", (tmp_path / "out" / "report.md").read_text())
     assert not re.search(r"(?<!\\)<|(?<!\\)\]\(javascript", text)
     cells = [row[0] for row in csv_table(tmp_path / "out" / "csv" / "versions.csv").rows]
     assert "'=HYPERLINK()" in cells and not any(cell.startswith("=") for cell in cells)
