@@ -125,7 +125,8 @@ def on_attacks() -> Iterator[Case]:
         yield attack(model, cpu, precision=precision, against=(COMPILE,), bounds=goals)
     # Of the quick suite: no compilation, fewer images, no targets.
     for model, precision in aimed:
-        yield attack(model, (QUICK,), precision=precision, batch=8, rounds=3, most=10.0)
+        suites = (QUICK, *cpu) if (model, precision) == ("mobilenetv2", "fp32") else (QUICK,)
+        yield attack(model, suites, precision=precision, batch=8, rounds=3, most=10.0)
     for precision in ("fp32", "bf16"):
         yield attack("preactresnet18", full, precision=precision, against=(COMPILE,), **last)
         yield attack("wrn-28-10", full, precision=precision, batch=8, steps=4, rounds=3,
@@ -142,9 +143,8 @@ def on_attacks() -> Iterator[Case]:
     yield attack("mobilenetv2", cpu, "trades", batch=16, rounds=3)
     yield attack("mobilenetv2", cpu, "pair", batch=16, rounds=3, teacher="resnet18")
     yield attack("mobilenetv2", cpu, "iad", batch=16, rounds=3)
-    for batch in (1, 8, 128):
-        yield attack("mobilenetv2", cpu if batch < 100 else full, batch=batch, rounds=3)
-    yield attack("mobilenetv2", full, batch=512, rounds=3)
+    for batch in (1, 128, 512):
+        yield attack("mobilenetv2", cpu if batch == 1 else full, batch=batch, rounds=3)
     yield from gpu_attacks()
 
 
