@@ -11,7 +11,7 @@ from .record import OURS, Comparison, Result
 from .record_file import Run, parse, read
 
 RECORDED = "benchmarks/results/bench_{suite}.jsonl"
-# Two runs on one idle machine differ by some percent; a minimum is nearer the truth than its rounds.
+# Two runs on one idle machine differ by some percent; minima differ less than rounds do.
 LEAST_NOISE, MOST_NOISE, OTHER_MACHINE = 0.05, 0.5, 0.15
 SAME = ("cpu", "cores", "threads", "isa")
 

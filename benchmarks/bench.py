@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
+import argparse
+import signal
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,10 +18,10 @@ from fastard.files import require_writable_dir
 from fastard.progress import progress_bar
 
 from . import baseline, declared, environment
-from .case import CPU, FULL, QUICK, Case
+from .case import CPU, QUICK, Case
 from .contest import first_line
-from .record import OURS, Comparison, End, Environment, Line, Result, Target
-from .record_file import Run, Writer, to_json
+from .record import OURS, Comparison, End, Environment, Line, Result
+from .record_file import Run, Writer
 from .rivals import Absent
 
 NAME = "bench.jsonl"
@@ -56,8 +57,9 @@ def run(asked: Asked, console: Console | None = None) -> int:
     folder = require_writable_dir(asked.out)
     seconds = SECONDS.get(asked.suite) if asked.minutes is None else 60 * asked.minutes
     device = "cuda" if torch.cuda.is_available() and asked.suite not in (QUICK, CPU) else "cpu"
+    others = [] if asked.case else declared.with_bounds_elsewhere(asked.suite)
     found = measure(cases, folder / NAME, environment.record(asked.suite, device, asked.commit),
-                    seconds, console, old, asked.baseline or "")  # fmt: skip
+                    seconds, console, old, asked.baseline or "", others)  # fmt: skip
     _report(folder / NAME, folder, console)
     slower = [line for line in found if isinstance(line, Comparison) and line.slower]
     for line in slower:
@@ -71,9 +73,12 @@ def run(asked: Asked, console: Console | None = None) -> int:
 
 def measure(
     cases: Iterable[Case], path: Path, here: Environment, seconds: float | None, console: Console,
-    old: Run | None = None, given: str = "",
+    old: Run | None = None, given: str = "", others: Iterable[Case] = (),
 ) -> list[Line]:  # fmt: skip
-    """Every case's lines, written as they come; a case that fails has a line that says so."""
+    """Every case's lines, written as they come; a case that fails has a line that says so.
+
+    The targets of `others`, which this run does not measure, are told as such.
+    """
     cases, begun = list(cases), time.perf_counter()
     writer = Writer(path, here)
     everything: list[Line] = []
@@ -96,6 +101,9 @@ def measure(
                     put(comparison)
             said(console, told(case, results))
             bar.advance(task)
+    for case in others:
+        for target in case.targets([], here.machine, f"not part of suite {here.suite!r}"):
+            put(target)
     put(End(time.perf_counter() - begun))
     return everything
 
@@ -150,9 +158,35 @@ def said(console: Console, text: str) -> None:
 
 def _report(path: Path, folder: Path, console: Console) -> None:
     """The report beside the result file."""
-    report: Any = importlib.import_module(f"{__package__}.report")
-    for made in report.write(path, folder) or ():
+    try:
+        from .report import write
+    except ModuleNotFoundError as error:
+        said(console, f"no report beside {path}: {error.name} is not installed")
+        return
+    for made in write(path, folder):
         said(console, f"written: {made}")
 
 
-__all__ = ["FULL", "NAME", "Asked", "Target", "measure", "run", "to_json", "told"]
+def main(argv: Sequence[str] | None = None) -> int:
+    """`fastard bench` where the command line's packages are missing; 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench")
+    parser.add_argument("--suite", default=QUICK)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--baseline")
+    parser.add_argument("--case")
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--commit")
+    given = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return run(Asked(**vars(given)))
+    except KeyboardInterrupt:
+        print(f"interrupted; {given.out / NAME} holds what was measured", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

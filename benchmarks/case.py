@@ -68,7 +68,9 @@ class Case:
         }  # fmt: skip
         return Result(case=self.name, who=who, status=status, **{**mine, **figures})
 
-    def targets(self, results: list[Result], machine: dict[str, Any]) -> Iterator[Target]:
+    def targets(
+        self, results: list[Result], machine: dict[str, Any], why: str = "it was not measured"
+    ) -> Iterator[Target]:
         """Each bound with what was measured, or why nothing was."""
         for bound in self.bounds:
             name, figure = self.name, "times faster"
@@ -86,7 +88,8 @@ class Case:
                 if bound.needs and not has(machine, bound.needs):
                     name = f"{name} (meant for {bound.needs})"
             else:
-                reason = (found[0].reason if found else None) or "it was not measured"
+                # Where one line stands for the case, its reason is everyone's.
+                reason = next((r.reason for r in found or results[:1] if r.reason), why)
             yield Target(name=name, figure=figure, at=bound.at, bound=bound.bound, value=value,
                          reached=reached, case=self.name, reason=reason)  # fmt: skip
 

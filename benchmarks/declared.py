@@ -76,7 +76,17 @@ def on_ops() -> Iterator[Case]:
                op_contests.refresh, "the folded network's logits", both, model="resnet18",
                precision="fp32", rounds=10, seconds=1.0)  # fmt: skip
     for made in ops.CASES:
-        yield op(made, (GPU, FULL), "as `make gpu-check` times it, from replayed graphs", "cuda")
+        yield op(made, (GPU, FULL), "as `make gpu-check` times it, from replayed graphs", "cuda",
+                 tuple(of_kernels(made)))  # fmt: skip
+
+
+def of_kernels(made: Op) -> Iterator[Bound]:
+    """An op's targets on a GPU; what a launch may cost is `make gpu-check`'s own figure."""
+    for kind, least in made.targets.items():
+        if kind == "copy":
+            yield Bound("least", least, figure="share_of_copy")
+        elif kind in ("eager", "compile"):
+            yield Bound("least", least, {"compile": COMPILE}.get(kind, kind))
 
 
 def attack(
@@ -268,6 +278,11 @@ def everything() -> list[Case]:
     """All cases, those with targets before what only fills the picture."""
     found = [*on_ops(), *on_attacks(), *on_steps(), *on_the_rest(), *on_growth()]
     return sorted(found, key=lambda case: not case.bounds)
+
+
+def with_bounds_elsewhere(suite: str) -> list[Case]:
+    """Cases with targets that this suite leaves out."""
+    return [case for case in everything() if case.bounds and suite not in case.suites]
 
 
 def of_suite(suite: str, pattern: str | None = None) -> list[Case]:
