@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .timing import turns
+from . import timing
 
 REPLAYS = 25
 LEAST_SECONDS = 3e-3  # of one replay, against the clock's half microsecond
@@ -86,7 +86,7 @@ def replayed(
     graphs: dict[str, Graph], prepare: Callable[[], None], replays: int = REPLAYS
 ) -> dict[str, dict[str, float]]:
     """Seconds a call of each graph, one replay of each in turn."""
-    seconds, _ = turns(graphs, by_replay, rounds=replays, warm_up=2, before=prepare)
+    seconds, _ = timing.turns(graphs, by_replay, rounds=replays, warm_up=2, before=prepare)
     return {name: summary(values) for name, values in seconds.items()}
 
 
@@ -99,6 +99,7 @@ def summary(values: list[float]) -> dict[str, float]:
         "max": max(values),
         "p10": tenths[0],
         "p90": tenths[-1],
+        "spread": timing.summary(values).spread,
         "replays": len(values),
     }
 

@@ -1,4 +1,4 @@
-"""The libraries that fastard is timed against: their versions, and their attacks as users call them.
+"""The libraries that fastard is timed against: their versions, and PGD as their users call it.
 
 Each attack takes the network in eval mode, images in [0, 1] and labels, and returns x_adv. A
 library's `attack` says how it is reached; one that is not installed, or does not offer a norm, is
