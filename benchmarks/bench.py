@@ -57,7 +57,8 @@ def run(asked: Asked, console: Console | None = None) -> int:
     seconds = SECONDS.get(asked.suite) if asked.minutes is None else 60 * asked.minutes
     device = "cuda" if torch.cuda.is_available() and asked.suite not in (QUICK, CPU) else "cpu"
     found = measure(cases, folder / NAME, environment.record(asked.suite, device, asked.commit),
-                    seconds, console, old, asked.baseline or "")  # fmt: skip
+                    seconds, console, old, asked.baseline or "",
+                    declared.elsewhere(cases))  # fmt: skip
     _report(folder / NAME, folder, console)
     slower = [line for line in found if isinstance(line, Comparison) and line.slower]
     for line in slower:
@@ -71,9 +72,12 @@ def run(asked: Asked, console: Console | None = None) -> int:
 
 def measure(
     cases: Iterable[Case], path: Path, here: Environment, seconds: float | None, console: Console,
-    old: Run | None = None, given: str = "",
+    old: Run | None = None, given: str = "", elsewhere: Iterable[Target] = (),
 ) -> list[Line]:  # fmt: skip
-    """Every case's lines, written as they come; a case that fails has a line that says so."""
+    """Every case's lines, written as they come; a case that fails has a line that says so.
+
+    `elsewhere` are targets that this run does not measure.
+    """
     cases, begun = list(cases), time.perf_counter()
     writer = Writer(path, here)
     everything: list[Line] = []
@@ -96,6 +100,8 @@ def measure(
                     put(comparison)
             said(console, told(case, results))
             bar.advance(task)
+    for target in elsewhere:
+        put(target)
     put(End(time.perf_counter() - begun))
     return everything
 
