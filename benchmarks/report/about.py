@@ -8,7 +8,7 @@ from typing import Any
 from ..record import OURS, Target
 from ..record_file import Run
 from .contests import STATES
-from .document import Cell, Number, Section, Table, Verdict, number
+from .document import Cell, Number, Section, Table, Verdict, number, without_empty_columns
 
 # What fastard itself stands on; the other versions are its rivals'.
 OWN_VERSIONS = ("torch", "torch_cuda", "cudnn", "triton", "python", "nvcc")
@@ -68,14 +68,15 @@ def _words(value: Any) -> str | None:
 def targets(run: Run) -> Section:
     rows = [_target(target) for target in run.targets]
     columns = ["target", "verdict", "measured", "must be at", "bound", "figure", "remark", "case"]
-    table = Table("targets", "Targets and what was measured", columns, rows)
+    table = without_empty_columns(Table("targets", "Targets and what was measured", columns, rows))
     return Section("targets", "Targets", [], [table], missing="The record names no target.")
 
 
 def _target(target: Target) -> list[Cell]:
+    case = None if target.case and target.case in target.name else target.case
     return [
         target.name, Verdict(target.reached), number(target.value, "figure"), target.at,
-        Number(target.bound, "size"), target.figure, target.reason, target.case,
+        Number(target.bound, "size"), target.figure, target.reason, case,
     ]  # fmt: skip
 
 

@@ -153,7 +153,7 @@ def _short(words: str, most: int = 60) -> str:
     return words if len(words) <= most else f"{words[: most - 1]}…"
 
 
-def _legend(figure: Figure, axes: Axes, palette: Palette, columns: int = 3) -> None:
+def _legend(figure: Figure, axes: Axes, palette: Palette, columns: int = 2) -> None:
     handles, labels = axes.get_legend_handles_labels()
     labels = [_short(label, 60 // columns) for label in labels]
     figure.legend(handles, labels, loc="outside lower left", ncols=columns,
