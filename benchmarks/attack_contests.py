@@ -80,6 +80,7 @@ def loops(case: Case, f: Field) -> tuple[Loop, Loop]:
         return (lambda: fastard.pgd_kl_pair(f.net, teacher, f.x, **ours),
                 lambda: published.adaad(f.net, teacher, f.x, **size))  # fmt: skip
     if kind == "trades":
+
         def trades() -> Tensor:
             clean = fastard.engine.Inference(f.net, case.precision)(f.x)
             return fastard.pgd_kl(f.net, f.x, clean, **ours)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +31,8 @@ class Bound:
 class Case:
     """One declaration; `measure` yields its lines, one a contestant, and asserts `agreement` first.
 
-    `rounds` is how many count at least, `seconds` how long they may go on beyond.
+    `rounds` is how many count at least, `seconds` how long they go on beyond, `most` after how
+    many seconds none begins; `warm_up` rounds come before, beside the run that is asserted of.
     """
 
     name: str
@@ -54,6 +54,8 @@ class Case:
     rivals: tuple[str, ...] = ()
     rounds: int = 5
     seconds: float = 0.0
+    most: float = 120.0
+    warm_up: int = 0
     bounds: tuple[Bound, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -87,9 +89,6 @@ class Case:
                 reason = (found[0].reason if found else None) or "it was not measured"
             yield Target(name=name, figure=figure, at=bound.at, bound=bound.bound, value=value,
                          reached=reached, case=self.name, reason=reason)  # fmt: skip
-
-    def with_rounds(self, rounds: int) -> Case:
-        return dataclasses.replace(self, rounds=rounds)
 
 
 def has(machine: dict[str, Any], word: str) -> bool:

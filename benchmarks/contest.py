@@ -109,7 +109,7 @@ def _timed(
     with timing.Watch() as watch:
         samples, _ = timing.turns(
             loops, timing.clock_of(case.device), rounds=case.rounds, seconds=case.seconds,
-            before=contest.before)  # fmt: skip
+            most=case.most, warm_up=case.warm_up, before=contest.before)  # fmt: skip
     taken = {
         who: timing.summary([value / calls[who] for value in values], calls[who])
         for who, values in samples.items()

@@ -43,7 +43,8 @@ def op(made: Op, suites: tuple[str, ...], title: str, device: str = "cpu",
         AGREES_OP, suites, device, shapes=shapes, bytes=made.bytes(), batch=made.shape[0],
         dtypes={"x": getattr(made, "dtype", "float32")}, norm=getattr(made, "norm", None),
         precision="bf16" if getattr(made, "dtype", "") == "bfloat16" else "fp32",
-        rivals=(COMPILE,), rounds=20, seconds=1.0, settings={"op": made}, bounds=bounds,
+        rivals=(COMPILE,), rounds=20, seconds=1.0, most=5.0, warm_up=3, settings={"op": made},
+        bounds=bounds,
     )  # fmt: skip
 
 
@@ -100,7 +101,8 @@ def attack(
         f"PGD-{steps} on {names[loss]}, {norm}, {model}", attack_contests.measure, AGREES_LOSS,
         suites, device, model, norm, loss, precision, batch, steps, shapes,
         {"x": "float32", "teacher_logits": "float32"} if loss == "kl" else {"x": "float32"},
-        rivals=against, rounds=rounds, bounds=bounds, settings=settings,
+        rivals=against, rounds=rounds, most=most, warm_up=2 if device == "cuda" else 0,
+        bounds=bounds, settings=settings,
     )  # fmt: skip
 
 
@@ -124,7 +126,7 @@ def on_attacks() -> Iterator[Case]:
         yield attack(model, cpu, precision=precision, against=(COMPILE,), bounds=goals)
     # Of the quick suite: no compilation, fewer images, no targets.
     for model, precision in aimed:
-        yield attack(model, (QUICK,), precision=precision, batch=8, rounds=3)
+        yield attack(model, (QUICK,), precision=precision, batch=8, rounds=3, most=10.0)
     for precision in ("fp32", "bf16"):
         yield attack("preactresnet18", full, precision=precision, against=(COMPILE,), **last)
         yield attack("wrn-28-10", full, precision=precision, batch=8, steps=4, rounds=3,
@@ -153,7 +155,8 @@ def gpu_attacks() -> Iterator[Case]:
     for model, (tf32, bf16) in h200.items():
         for precision, published in (("tf32", tf32), ("bf16", bf16)):
             yield attack(model, gpu, precision=precision, batch=128, device="cuda", rounds=10,
-                         against=(COMPILE,), bounds=bounds(published, 1.3, 1.25, "H200"))  # fmt: skip
+                         against=(COMPILE,),
+                         bounds=bounds(published, 1.3, 1.25, "H200"))  # fmt: skip
         for precision in ("fp32", "fp16"):
             yield attack(model, gpu, precision=precision, batch=128, device="cuda", rounds=10)
     yield attack("resnet18", gpu, "ce", "tf32", 128, device="cuda", rounds=5, against=LIBRARIES)
@@ -264,7 +267,7 @@ def on_the_rest() -> Iterator[Case]:
 
 def everything() -> list[Case]:
     """All cases, those with targets before what only fills the picture."""
-    found = [*on_attacks(), *on_ops(), *on_steps(), *on_the_rest(), *on_growth()]
+    found = [*on_ops(), *on_attacks(), *on_steps(), *on_the_rest(), *on_growth()]
     return sorted(found, key=lambda case: not case.bounds)
 
 

@@ -36,7 +36,10 @@ def record(suite: str, device: str, given: str | None = None) -> Environment:
         "gpu": gpu() if device == "cuda" else None,
     }  # fmt: skip
     return Environment(
-        suite=suite, machine=machine, versions={**versions(), **rival_versions()},
+        suite=suite, machine=machine, versions={
+            **{k: None if v is None else str(v) for k, v in versions().items()},
+            **rival_versions(),
+        },
         commit=commit(given), begun=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         fastard=fastard.__version__)  # fmt: skip
 

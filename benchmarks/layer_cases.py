@@ -219,9 +219,7 @@ class DepthwiseCase(Case):
         return ops.layers.depthwise(s["x"], s["taps"], s["bias"], 1, 1, "relu6", bits=False)[:1]
 
     def chain(self) -> Chain:
-        return lambda x, weight, bias: F.relu6(
-            F.conv2d(x, weight, bias, 1, 1, 1, self.shape[1])
-        )
+        return lambda x, weight, bias: F.relu6(F.conv2d(x, weight, bias, 1, 1, 1, self.shape[1]))
 
     def exact(self, s: Set) -> Outputs:
         return (self.chain()(*(s[name].double() for name in self.reads)),)  # type: ignore[return-value]

@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 import fastard
 from fastard.engine import Program
 
-from . import gpu_case, gpu_kernels, gpu_timing, networks, timing
+from . import gpu_case, gpu_kernels, networks, timing
 from .attack_contests import COMPILE
 from .case import Case
 from .contest import COPY, Contest, Contestant, figures, held

@@ -8,6 +8,7 @@ busy no result is called stable.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import resource
 import statistics
@@ -52,12 +53,14 @@ def clock_of(device: str) -> Clock:
 
 def turns(
     loops: Mapping[str, Run], clock: Clock = by_host, *, rounds: int, seconds: float = 0.0,
-    warm_up: int = 1, warm_seconds: float = 0.0, before: Callable[[], Any] | None = None,
+    most: float = math.inf, warm_up: int = 1, warm_seconds: float = 0.0,
+    before: Callable[[], Any] | None = None,
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:  # fmt: skip
     """Every round's seconds of each loop, taken in turn, and each loop's last result.
 
-    At least `rounds` rounds and as many as `seconds` allow, after at least `warm_up` rounds and
-    `warm_seconds` that do not count. `before` is called, untimed, before each loop.
+    At least `rounds` rounds and as many as `seconds` allow, but after `most` seconds no further one
+    begins; before them at least `warm_up` rounds and `warm_seconds` that do not count. `before` is
+    called, untimed, before each loop.
     """
     samples: dict[str, list[float]] = {name: [] for name in loops}
     results: dict[str, Any] = {}
@@ -67,7 +70,8 @@ def turns(
         while True:
             if cold and turn >= warm_up and time.perf_counter() - begun >= warm_seconds:
                 cold, turn, begun = False, 0, time.perf_counter()
-            if not cold and turn >= rounds and time.perf_counter() - begun >= seconds:
+            spent = time.perf_counter() - begun
+            if not cold and turn and (turn >= rounds and spent >= seconds or spent >= most):
                 return samples, results
             for name in sorted(loops, reverse=turn % 2 == 1):
                 if before is not None:
