@@ -103,13 +103,22 @@ def _rival(variants: list[Result], memory: bool) -> Cell:
     return _own(best, memory)
 
 
+def shaky(found: Iterable[Result]) -> dict[str, str]:
+    """Why figures are not stable, with the contestants of whom that is said."""
+    reasons: dict[str, list[str]] = {}
+    for result in found:
+        if result.stable is False:
+            who = result.who if result.variant is None else f"{result.who} ({result.variant})"
+            reasons.setdefault(result.unstable or "not said why", []).append(who)
+    return {why: ", ".join(names) for why, names in reasons.items()}
+
+
 def _remarks(found: list[Result]) -> Iterable[str]:
     for result in found:
-        who = result.who if result.variant is None else f"{result.who} {result.variant}"
-        if result.stable is False:
-            yield f"{who} is not stable: {result.unstable}"
         if result.who == OURS and result.reason:
             yield result.reason
+    for why, who in shaky(found).items():
+        yield f"not stable: {who}: {why}"
 
 
 def lines(group: str, title: str, results: list[Result]) -> Table:
@@ -141,7 +150,7 @@ def _line(result: Result) -> list[Cell]:
         number(result.memory_ratio, "times"),
         number(result.bytes_per_second, "rate"),
         number(result.flops_per_second, "work"),
-        agreed.what if agreed else None,
+        agreed.what.rstrip(",") if agreed else None,
         number(agreed.value if agreed else None, "error"),
         number(agreed.allowed if agreed else None, "error"),
         "; ".join(filter(None, (result.reason, result.unstable))),

@@ -135,7 +135,7 @@ def test_sections_and_verdicts(page):
     state = dict(zip(attack.head, attack.rows[0], strict=True))
     assert state["torchattacks"] == "failed" and state["published"] == "1.28×"
     assert state["adversarial-robustness-toolbox"] == "not available"
-    assert "foolbox is not stable: the machine was busy" in state["remarks"]
+    assert "not stable: foolbox: the machine was busy" in state["remarks"]
     assert [row[1] for row in page.tables["comparison"].rows] == ["slower", "not slower"]
     missing = {row[0]: row[3] for row in page.tables["not-measured"].rows}
     assert "<that>" in missing["torchattacks"] and "may be 0.05" in missing["torch.compile"]
