@@ -7,7 +7,7 @@ from typing import Any
 
 from ..record import OURS, Target
 from ..record_file import Run
-from .contests import STATES, cases, shaky
+from .cases import STATES, cases, shaky
 from .document import Cell, Number, Section, Table, Verdict, number, without_empty_columns
 
 # What fastard itself stands on; the other versions are its rivals'.

@@ -7,6 +7,7 @@ from functools import partial
 
 from ..record import Result, Series
 from ..record_file import Run
+from .curves import Curve, growth
 from .document import (
     Cell,
     Number,
@@ -17,7 +18,7 @@ from .document import (
     slug,
     without_empty_columns,
 )  # fmt: skip
-from .pictures import Curve, growth, parts
+from .pictures import parts
 
 
 def scaling(run: Run) -> Section:
