@@ -17,14 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import fastard
-from fastard import models
 from fastard.engine import Program
 from fastard.engine.plan import Plan
 
-from . import attack_process, attack_refresh, attack_rivals, environment, published, timing
+from . import (
+    attack_process,
+    attack_refresh,
+    attack_rivals,
+    environment,
+    networks,
+    published,
+    timing,
+)
 from .attack_floor import floor
 from .attack_record import Record
 from .attack_summary import summary, told
@@ -48,17 +54,7 @@ CASES = {
 }  # fmt: skip
 
 
-def network(name: str) -> nn.Module:
-    """A network with the statistics of a trained one: default BN makes slow denormals."""
-    torch.manual_seed(0)
-    net = models.build(name)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.7, 1.3)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
-    return net.train()
+network = networks.build
 
 
 def measure(name: str, case: Case, costs: bool = True) -> dict[str, Any]:

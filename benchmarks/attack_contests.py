@@ -57,7 +57,7 @@ def prepared(case: Case) -> Field:
         shape = (*shape[:2], side, side)
     net = networks.build(case.model, classes).to(case.device)
     teacher = case.settings.get("teacher")
-    pair = networks.build(teacher, classes).to(case.device).eval() if teacher else None
+    pair = networks.build(teacher, classes, 1).to(case.device).eval() if teacher else None
     torch.manual_seed(0)
     x = torch.rand(shape).to(case.device)
     y = torch.randint(classes, (case.batch,)).to(case.device)

@@ -35,7 +35,7 @@ def load(given: str, suite: str) -> Run:
     if said is not None:
         raise ValueError(
             f"--baseline must be a result file or a commit that holds {inside}, but is {given!r}: "
-            f"{said.splitlines()[0] if said else 'git says nothing'}."
+            f"{said.splitlines()[0].rstrip('.') if said else 'git says nothing'}."
         )
     return parse(done.stdout, Path(f"{given}:{inside}"))
 

@@ -1,4 +1,4 @@
-"""`fastard bench`: a suite's cases one by one, each line on the disk before the next is measured."""
+"""`fastard bench`: a suite's cases one by one, each line written before the next is measured."""
 
 from __future__ import annotations
 

@@ -83,8 +83,8 @@ def on_ops() -> Iterator[Case]:
 def attack(
     model: str, suites: tuple[str, ...], loss: str = "kl", precision: str = "fp32",
     batch: int = 32, steps: int = 10, norm: str = "Linf", device: str = "cpu",
-    against: tuple[str, ...] = (), rounds: int = 4, bounds: tuple[Bound, ...] = (),
-    **settings: Any,
+    against: tuple[str, ...] = (), rounds: int = 4, most: float = 60.0,
+    bounds: tuple[Bound, ...] = (), **settings: Any,
 ) -> Case:  # fmt: skip
     names = {"kl": "KL to a teacher's logits", "ce": "the cross-entropy", "trades": "TRADES' KL",
              "pair": "KL through student and teacher", "iad": "the cross-entropy in train mode"

@@ -59,7 +59,7 @@ class LabelLossCase(LossCase):
         )(logits)[::-1]  # fmt: skip
 
     def exact(self, s: Set) -> Outputs:
-        return reference.logit_loss(s["logits"].double(), s["labels"], self.kind)[:2]
+        return reference.logit_loss(s["logits"].double(), kind=self.kind, labels=s["labels"])[:2]
 
 
 def _ce(z: Tensor, y: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def _ce(z: Tensor, y: Tensor) -> Tensor:
 def _margin(z: Tensor, y: Tensor) -> Tensor:
     own = z.gather(1, y[:, None])[:, 0]
     rest = z.masked_fill(F.one_hot(y, z.shape[1]).bool(), -float("inf"))
-    return rest.amax(1) - own
+    return -(own - rest.amax(1)).clamp(min=0)
 
 
 def _dlr(z: Tensor, y: Tensor) -> Tensor:

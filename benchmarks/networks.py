@@ -13,9 +13,9 @@ from .rivals import Absent, imported
 IMAGENET = {"resnet50": 224, "vit_small_patch16_224": 224}
 
 
-def build(name: str, classes: int = 10) -> nn.Module:
+def build(name: str, classes: int = 10, seed: int = 0) -> nn.Module:
     """A network by name, on the CPU in train mode; raises Absent where timm is missing."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     if name == "resnet50":
         from torchvision.models import resnet50
 

@@ -57,7 +57,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": TRAINING | {"__init__", "scores", "suites"},
     "doctor": TRAINING | {"__init__", "suites"},
     "export": PLAIN | {"models", "progress"},
-    "cli": {"__init__", "doctor", "evaluate", "export", "teachers", "train"} | PLAIN,
+    "bench": set(),
+    "cli": {"__init__", "bench", "doctor", "evaluate", "export", "teachers", "train"} | PLAIN,
     "__main__": {"cli"},
 }
 
