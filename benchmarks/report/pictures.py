@@ -54,6 +54,6 @@ def parts(palette: Palette, bars: dict[str, dict[str, float]]) -> Figure:
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.yaxis.set_major_locator(NullLocator())
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel("share of the attack", color=palette.ink)
+    axes.set_xlabel("share of the whole", color=palette.ink)
     legend(figure, axes, palette)
     return figure
