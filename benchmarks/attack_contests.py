@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -171,6 +172,7 @@ def contest(case: Case) -> Contest:
 
     def before() -> None:
         torch.manual_seed(1)
+        numpy.random.seed(1)
         weight.mul_(1.0)
 
     runs = resolve(case.precision, case.device)

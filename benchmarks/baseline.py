@@ -11,8 +11,8 @@ from .record import OURS, Comparison, Result
 from .record_file import Run, parse, read
 
 RECORDED = "benchmarks/results/bench_{suite}.jsonl"
-# Two runs on one idle machine differ by some percent.
-LEAST_NOISE = 0.05
+# Two runs on one idle machine differ by some percent; a minimum is nearer the truth than its rounds.
+LEAST_NOISE, MOST_NOISE, OTHER_MACHINE = 0.05, 0.5, 0.15
 SAME = ("cpu", "cores", "threads", "isa")
 
 
@@ -58,7 +58,7 @@ def compare(
         return
     same = same_machine(old, machine)
     spread = max(before.seconds.spread, now.seconds.spread)
-    noise = max(LEAST_NOISE, 2 * spread)
+    noise = min(max(LEAST_NOISE, spread), MOST_NOISE)
     a, b = before.seconds.min, now.seconds.min
     change = b / a
     if not same:
@@ -67,7 +67,7 @@ def compare(
             return
         # Against the rivals', a faster or slower machine alike.
         change = min(shares)
-        noise = max(noise, 0.15)
+        noise = max(noise, OTHER_MACHINE)
     yield Comparison(case, OURS, now.precision, a, b, change, noise, change > 1 + noise, same,
                      Path(given).name)  # fmt: skip
 

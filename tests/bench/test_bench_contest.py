@@ -1,0 +1,225 @@
+"""One case through the real machinery: agreement first, a crash is a row, the busy are told."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+import torch
+
+from benchmarks import (
+    autoattack_case,
+    breakdown,
+    declared,
+    growth,
+    layer_cases,
+    rivals,
+    step_contests,
+    timing,
+)
+from benchmarks.case import QUICK, Bound, Case
+from benchmarks.contest import Contest, Contestant, held
+from benchmarks.record import OURS, Agreement, Seconds
+from tests.ops.cases import native_only
+
+
+def case(measure=None, **fields) -> Case:
+    return Case("a case", "op", "t", measure, "it agrees", (QUICK,), rounds=3, **fields)
+
+
+def judge(who: str, result: float) -> Agreement:
+    return Agreement("the error", result, 0.5, result <= 0.5)
+
+
+def crash() -> float:
+    raise RuntimeError("no <such> thing\nsecond line")
+
+
+def test_a_crash_and_a_disagreement_have_rows_and_the_rest_goes_on():
+    contest = Contest(
+        {
+            "slow": Contestant(lambda: time.sleep(0.004) or 0.0, "1.0"),
+            "broken": Contestant(crash, "2.0"),
+            "wrong": Contestant(lambda: 0.75),
+            OURS: Contestant(lambda: time.sleep(0.001) or 0.1),
+        },
+        judge,
+        {"absent": ("unavailable", "it is not installed")},
+        floor=lambda: time.sleep(0.0005), flops=10, bytes=20,
+    )  # fmt: skip
+    rows = list(held(case(), contest))
+    assert rows[0].who == OURS and rows[0].ratio is None and rows[0].seconds.rounds == 3
+    found = {row.who: row for row in rows}
+    assert set(found) == {OURS, "slow", "broken", "wrong", "absent"}
+    slow, broken, wrong = found["slow"], found["broken"], found["wrong"]
+    assert slow.ratio == slow.seconds.min / found[OURS].seconds.min > 2
+    assert found[OURS].over_floor == found[OURS].seconds.min / found[OURS].floor_seconds > 1
+    assert found[OURS].flops_per_second == 10 / found[OURS].seconds.min
+    assert (broken.status, broken.reason) == ("failed", "RuntimeError: no <such> thing")
+    assert (broken.version, broken.seconds) == ("2.0", None)
+    assert wrong.status == "disagrees" and wrong.seconds is None and not wrong.agreement.agreed
+    assert "the error is 0.75, but may be 0.5 at most: it was not timed" in wrong.reason
+    assert (found["absent"].status, found["absent"].stable) == ("unavailable", None)
+
+
+def test_nothing_of_ours_is_timed_when_it_disagrees():
+    rows = list(held(case(), Contest({OURS: Contestant(lambda: 1.0), "r": Contestant(lambda: 0.0)},
+                                     judge)))  # fmt: skip
+    assert rows[0].who == OURS and rows[0].status == "disagrees"
+    assert rows[1].ratio is None and rows[1].seconds is not None
+
+
+def test_turns_warm_up_count_and_end():
+    seen: list[str] = []
+    loops = {"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}
+    samples, _ = timing.turns(loops, rounds=4, warm_up=2, before=lambda: seen.append("-"))
+    assert "".join(seen) == "-a-b-b-a" * 1 + "-a-b-b-a-a-b-b-a"
+    assert [len(v) for v in samples.values()] == [4, 4]
+    samples, _ = timing.turns({"a": lambda: time.sleep(0.01)}, rounds=9, warm_up=0, most=0.015)
+    assert len(samples["a"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("spread", "rounds", "others", "said"),
+    [
+        (0.01, 5, 0.0, None),
+        (0.01, 5, None, None),
+        (0.01, 5, 0.4, "the machine was busy: others used 40% of its cores"),
+        (0.01, 2, 0.0, "2 rounds are too few"),
+        (0.5, 5, 0.0, "spreads over 50% of the median"),
+    ],
+)
+def test_what_is_not_stable_says_why(spread, rounds, others, said):
+    watch = timing.Watch()
+    watch.others = others
+    found = timing.unstable(Seconds(1.0, 1.0, spread, rounds), watch)
+    assert found == said if said is None else said in found
+
+
+def test_the_watch_leaves_this_process_out():
+    if not timing.STAT.exists():
+        pytest.skip("the system has no /proc/stat")
+    with timing.Watch() as watch:
+        end = time.perf_counter() + 0.2
+        while time.perf_counter() < end:
+            sum(range(1000))
+    assert 0 <= watch.others <= 1
+
+
+def test_targets_are_told_reached_missed_and_not_measured():
+    bounds = (Bound("least", 2.0, "slow"), Bound("most", 1.25, figure="over_floor"),
+              Bound("least", 1.0, "absent"), Bound("least", 9.0, "slow", needs="AMX"))  # fmt: skip
+    one = case(bounds=bounds)
+    results = [one.line(OURS, over_floor=1.5), one.line("slow", ratio=2.5),
+               one.line("absent", "unavailable", reason="not there")]  # fmt: skip
+    faster, floor, absent, amx = one.targets(results, {"amx": False})
+    assert (faster.value, faster.reached, faster.at) == (2.5, True, "least")
+    assert (floor.value, floor.reached, floor.figure) == (1.5, False, "of the floor's time")
+    assert (absent.value, absent.reached, absent.reason) == (None, None, "not there")
+    assert amx.reached is False and "meant for AMX" in amx.name
+    (nothing,) = case(bounds=bounds[1:2]).targets([], {})
+    assert (nothing.value, nothing.reason) == (None, "it was not measured")
+
+
+def small(loss: str, **settings) -> Case:
+    return declared.attack("small_cnn", (QUICK,), loss, batch=2, steps=2, rounds=2, **settings)
+
+
+@pytest.mark.parametrize("loss", ["kl", "ce", "trades", "pair", "iad"])
+def test_attacks_agree_with_the_published_loops(loss):
+    settings = {"teacher": "small_cnn"} if loss == "pair" else {}
+    rows = list(small(loss, **settings).measure(small(loss, **settings)))
+    assert [(r.who, r.status) for r in rows] == [
+        (OURS, "measured"), ("published loop", "measured")], [r.reason for r in rows]  # fmt: skip
+    assert all(r.agreement.agreed and r.ratio != 0 for r in rows)
+    if loss == "kl":
+        assert rows[0].floor_seconds > 0 and rows[0].flops > 0
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_library_attacks_agree_or_say_why_not(norm):
+    one = small("ce", norm=norm, against=declared.LIBRARIES)
+    rows = {row.who: row for row in one.measure(one)}
+    assert set(rows) == {OURS, "published loop", *declared.LIBRARIES}
+    for name in declared.LIBRARIES:
+        installed = rivals.RIVALS[name].package is None or rivals.versions()[name] is not None
+        row = rows[name]
+        if installed and not (name == "adv-lib" and norm == "L2"):
+            assert row.status in ("measured", "unavailable"), row.reason
+        else:
+            assert row.status == "unavailable" and row.reason
+
+
+def test_an_installed_rival_that_cannot_be_imported_says_why(monkeypatch):
+    monkeypatch.setattr(rivals, "version", lambda package: "1")
+    with pytest.raises(rivals.Absent, match="foolbox cannot be imported: ModuleNotFoundError"):
+        rivals.imported("foolbox", "no_such_module_at_all")
+
+
+@native_only
+@pytest.mark.parametrize(
+    "op",
+    [
+        layer_cases.EpilogueCase((2, 4, 5, 5)), layer_cases.EpilogueBackwardCase((2, 4, 5, 5)),
+        layer_cases.DepthwiseCase((2, 16, 5, 5)), layer_cases.NormStartCase((3, 2, 4, 4)),
+        *(layer_cases.LabelLossCase((3, 10), kind=kind) for kind in ("ce", "margin", "dlr")),
+    ],
+    ids=lambda op: op.name,
+)  # fmt: skip
+def test_ops_agree_with_fp64(op):
+    made = declared.op(op, (QUICK,), "t")
+    one = Case(**{**made.__dict__, "rivals": (), "seconds": 0.0, "rounds": 2})
+    rows = {row.who: row for row in one.measure(one)}
+    assert set(rows) == {OURS, "eager", "copy_"}
+    assert all(row.status == "measured" for row in rows.values()), rows
+    assert rows[OURS].bytes == op.bytes() and rows[OURS].share_of_copy > 0
+    # What torch.compile gets is the same function.
+    s = op.inputs("cpu", torch.Generator().manual_seed(0))
+    for a, b in zip(op.formula()(*op.arguments(s)), op.chain()(*op.arguments(s)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_growth_is_fitted_to_the_logarithms():
+    found = growth.fitted("batch", [1, 2, 4], [3.0, 12.0, 48.0])
+    assert found.exponent == pytest.approx(2.0) and found.off == pytest.approx(0.0, abs=1e-9)
+    assert growth.fitted("batch", [1, 2, 4], [3.0, 12.0, 96.0]).off > 0.2
+
+
+def test_growth_measures_every_size():
+    base = declared.beside(small("kl"), "scaling", "growth", "t", growth.measure, (QUICK,),
+                           over="steps", sizes=(1, 3), floor=False)  # fmt: skip
+    ours, theirs = base.measure(base)
+    assert ours.series.x == [1, 3] and len(theirs.series.seconds) == 2 and ours.steps is None
+    assert ours.case == "growth" and math.isfinite(ours.series.exponent)
+
+
+def test_parts_of_an_attack_sum_to_it():
+    base = declared.beside(small("kl"), "breakdown", "parts", "t", breakdown.measure, (QUICK,))
+    (line,) = base.measure(base)
+    assert sum(line.breakdown.values()) == pytest.approx(line.seconds.min, rel=1e-6)
+    assert {"convolutions and products", "step", "loss", "gaps"} <= set(line.breakdown)
+
+
+def test_kernels_of_a_gpu_are_told_by_their_names():
+    parts = breakdown.by_name([
+        ("void fastard::linf_kernel<...>", 1.0), ("sm90_xmma_fprop_implicit_gemm_tf32", 4.0),
+        ("void fastard::epilogue_kernel<...>", 2.0), ("void at::native::elementwise", 0.5),
+        ("void fastard::warp_rows<KL>", 0.25), ("fold_kernel", 0.125)])  # fmt: skip
+    assert parts == {"step": 1.0, "convolutions and products": 4.0, "epilogues": 2.0,
+                     "other kernels": 0.5, "loss": 0.25, "renewed weights": 0.125}  # fmt: skip
+
+
+def test_a_methods_step_beside_eager_autograd():
+    one = next(c for c in declared.on_steps() if c.name.startswith("training step rslad small_cnn"))
+    one = Case(**{**one.__dict__, "batch": 2, "rounds": 1})
+    ours, eager = step_contests.against_eager(one)
+    assert ours.status == eager.status == "measured" and eager.who == "eager autograd"
+
+
+def test_autoattack_says_that_it_is_not_there(monkeypatch):
+    monkeypatch.delattr("fastard.AutoAttack", raising=False)
+    one = next(c for c in declared.on_the_rest() if c.group == "autoattack")
+    ours, official = autoattack_case.measure(one)
+    assert ours.status == "unavailable" and "has no AutoAttack" in ours.reason
+    assert official.status == "skipped"
