@@ -16,7 +16,7 @@ COMMIT ?=
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 INSTALLED := $(VENV)/.fastard-installed
 
-.PHONY: help install demo test test-oldest lint bench bench-attack bench-step bench-training gpu-check clean
+.PHONY: help install demo test test-oldest lint bench bench-attack bench-step bench-training gpu-check readme-table clean
 help:
 	@echo "make demo    install, train three small networks on digits, print what they withstand"
 	@echo "make test    install, run the whole test suite"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench-step  time whole training steps, write $(RESULTS)/cpu_step.json"
 	@echo "make bench-training  train with and without the engine, write $(RESULTS)/engine_training.json"
 	@echo "make bench   time the kernels, write $(RESULTS)/cpu_kernels.json"
+	@echo "make readme-table  the README's tables anew from $(RESULTS)"
 	@echo "make gpu-check OUT=dir  build, test, sanitize and time on this GPU, with $(PYTHON)'s torch"
 
 $(PY):
@@ -73,6 +74,9 @@ bench-step: install
 
 bench-training: install
 	$(PY) -m benchmarks.engine_training --out $(RESULTS)/engine_training.json
+
+readme-table: install
+	$(PY) -m benchmarks.readme_table
 
 # Installs nothing: PYTHON has torch with CUDA, pytest and what setup.py builds with.
 gpu-check:

@@ -20,7 +20,7 @@ from fastard.progress import progress_bar
 from . import baseline, declared, environment
 from .case import CPU, QUICK, Case
 from .contest import first_line
-from .record import OURS, Comparison, End, Environment, Line, Result
+from .record import OURS, Comparison, End, Environment, Line, Result, Target
 from .record_file import Run, Writer
 from .rivals import Absent
 
@@ -57,9 +57,9 @@ def run(asked: Asked, console: Console | None = None) -> int:
     folder = require_writable_dir(asked.out)
     seconds = SECONDS.get(asked.suite) if asked.minutes is None else 60 * asked.minutes
     device = "cuda" if torch.cuda.is_available() and asked.suite not in (QUICK, CPU) else "cpu"
-    others = [] if asked.case else declared.with_bounds_elsewhere(asked.suite)
     found = measure(cases, folder / NAME, environment.record(asked.suite, device, asked.commit),
-                    seconds, console, old, asked.baseline or "", others)  # fmt: skip
+                    seconds, console, old, asked.baseline or "",
+                    declared.elsewhere(cases))  # fmt: skip
     _report(folder / NAME, folder, console)
     slower = [line for line in found if isinstance(line, Comparison) and line.slower]
     for line in slower:
@@ -73,11 +73,11 @@ def run(asked: Asked, console: Console | None = None) -> int:
 
 def measure(
     cases: Iterable[Case], path: Path, here: Environment, seconds: float | None, console: Console,
-    old: Run | None = None, given: str = "", others: Iterable[Case] = (),
+    old: Run | None = None, given: str = "", elsewhere: Iterable[Target] = (),
 ) -> list[Line]:  # fmt: skip
     """Every case's lines, written as they come; a case that fails has a line that says so.
 
-    The targets of `others`, which this run does not measure, are told as such.
+    `elsewhere` are targets that this run does not measure.
     """
     cases, begun = list(cases), time.perf_counter()
     writer = Writer(path, here)
@@ -101,9 +101,8 @@ def measure(
                     put(comparison)
             said(console, told(case, results))
             bar.advance(task)
-    for case in others:
-        for target in case.targets([], here.machine, f"not part of suite {here.suite!r}"):
-            put(target)
+    for target in elsewhere:
+        put(target)
     put(End(time.perf_counter() - begun))
     return everything
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from . import gpu_cases as ops
 from .attack_contests import COMPILE, PUBLISHED
 from .case import CPU, FULL, GPU, QUICK, SUITES, Bound, Case
 from .gpu_case import Case as Op
+from .record import Target
 
 LIBRARIES = tuple(rivals.RIVALS)
 AGREES_LOSS = "x' in ball and box, its loss as high as the published loop's"
@@ -280,9 +281,13 @@ def everything() -> list[Case]:
     return sorted(found, key=lambda case: not case.bounds)
 
 
-def with_bounds_elsewhere(suite: str) -> list[Case]:
-    """Cases with targets that this suite leaves out."""
-    return [case for case in everything() if case.bounds and suite not in case.suites]
+def elsewhere(cases: Iterable[Case]) -> Iterator[Target]:
+    """The targets of all other cases, so that a result names each and says who measures it."""
+    own = {case.name for case in cases}
+    for case in everything():
+        if case.name not in own:
+            suites = " and ".join(case.suites)
+            yield from case.targets([], {}, f"measured by suite {suites}")
 
 
 def of_suite(suite: str, pattern: str | None = None) -> list[Case]:

@@ -136,11 +136,12 @@ def gpu() -> dict[str, Any]:
 def versions() -> dict[str, Any]:
     nvcc = find_cuda_tool("nvcc")
     told = said(nvcc, "--version") if nvcc else None
+    cudnn = torch.backends.cudnn.version()
     return {
         "fastard": fastard.__version__,
         "torch": torch.__version__,
         "torch_cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
+        "cudnn": None if cudnn is None else str(cudnn),
         "triton": version("triton"),
         "python": platform.python_version(),
         "nvcc": told.splitlines()[-1] if told else None,

@@ -129,6 +129,9 @@ def record(
         "environment": environment.of_cpu(),
         "protocol": asdict(protocol),
         "budget_minutes": minutes,
+        "run_minutes": round(
+            sum(run["train_seconds"] + run["evaluation_seconds"] for run in found) / 60, 1
+        ),
         "seeds": complete,
         "claim": reproduce_table.CLAIM,
         "notes": {row.label: row.note for row in ROWS if row.note},

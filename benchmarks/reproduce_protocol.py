@@ -34,7 +34,7 @@ ROWS = (
     Row("akd", "akd", 1),
     Row("rslad", "rslad-batchmean", 1),
     Row("adaad", "adaad", 1, {"reduction": "batchmean"}),
-    Row("advfunmatch", "advfunmatch", 1),
+    Row("advfunmatch", "advfunmatch-mixup", 1, note="with MixUp; without, it is AdaAD's row"),
     Row("darht", "darht", 2, note="two CNN teachers: the paper mixes architectures"),
     Row("rslad-official", "rslad", 1, note="the published code's scale, a tenth"),
 )

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..record import OURS, Target
 from ..record_file import Run
-from .contests import STATES
-from .document import Cell, Number, Section, Table, Verdict, number
+from .cases import STATES, cases, shaky
+from .document import Cell, Number, Section, Table, Verdict, number, without_empty_columns
 
 # What fastard itself stands on; the other versions are its rivals'.
 OWN_VERSIONS = ("torch", "torch_cuda", "cudnn", "triton", "python", "nvcc")
@@ -68,14 +68,15 @@ def _words(value: Any) -> str | None:
 def targets(run: Run) -> Section:
     rows = [_target(target) for target in run.targets]
     columns = ["target", "verdict", "measured", "must be at", "bound", "figure", "remark", "case"]
-    table = Table("targets", "Targets and what was measured", columns, rows)
+    table = without_empty_columns(Table("targets", "Targets and what was measured", columns, rows))
     return Section("targets", "Targets", [], [table], missing="The record names no target.")
 
 
 def _target(target: Target) -> list[Cell]:
+    case = None if target.case and target.case in target.name else target.case
     return [
         target.name, Verdict(target.reached), number(target.value, "figure"), target.at,
-        Number(target.bound, "size"), target.figure, target.reason, target.case,
+        Number(target.bound, "size"), target.figure, target.reason, case,
     ]  # fmt: skip
 
 
@@ -106,13 +107,14 @@ def method(run: Run) -> Section:
         key = (agreed.what, agreed.allowed)
         asserted[key] = max(agreed.value, asserted.get(key, agreed.value))
     agreements: list[list[Cell]] = [
-        [what, Number(allowed, "error"), Number(worst, "error")]
+        [what.rstrip(","), Number(allowed, "error"), Number(worst, "error")]
         for (what, allowed), worst in asserted.items()
     ]
     unstable: list[list[Cell]] = [
-        [result.case, result.who, result.unstable] for result in run.results
-        if result.stable is False
-    ]  # fmt: skip
+        [case, who, why]
+        for (case, _, _), found in cases(run.results).items()
+        for why, who in shaky(found).items()
+    ]
     text = [
         "Contestants of a case take turns, round by round, so that a slow moment hits all alike; "
         "each is warmed up first. The fastest round counts, ratios are between fastest rounds, "
@@ -125,6 +127,6 @@ def method(run: Run) -> Section:
     tables = [
         Table("agreement", "What was asserted before timing",
               ["what", "allowed", "worst found"], agreements),
-        Table("unstable", "Figures that are not stable", ["case", "who", "why"], unstable),
+        Table("unstable", "Figures that are not stable", ["case", "who", "why"], unstable, True),
     ]  # fmt: skip
     return Section("method", "How it was measured", text, tables, missing="Nothing was timed.")

@@ -3,35 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 
 from ..record import OURS, Result
 from ..record_file import Run
-from .document import (
-    Cell,
-    Picture,
-    Section,
-    Table,
-    number,
-    slug,
-    without_empty_columns,
-)  # fmt: skip
-from .pictures import beside
-
-# Bounds, not rivals: they have columns of their own.
-FLOOR = "floor"
-BOUNDS = ("copy_", FLOOR)
-STATES = {
-    "unavailable": "not available", "failed": "failed", "disagrees": "disagrees",
-    "skipped": "left out",
-}  # fmt: skip
-
-Key = tuple[str, str | None, str]
-
-
-def contestants(run: Run) -> list[str]:
-    """fastard, its floor, and every rival in the order of the record."""
-    return list(dict.fromkeys([OURS, FLOOR, *(result.who for result in run.results)]))
+from .cases import BOUNDS, STATES, cases, ours, ratio, shaky
+from .contest_pictures import pictures
+from .document import Cell, Section, Table, number, without_empty_columns
 
 
 def section(run: Run, group: str, title: str, text: list[str]) -> Section:
@@ -39,18 +16,6 @@ def section(run: Run, group: str, title: str, text: list[str]) -> Section:
     found = [result for result in run.results if result.group == group]
     tables = [pivot(group, title, found), lines(group, title, found)]
     return Section(group, title, text, tables, list(pictures(run, group, found)))
-
-
-def cases(results: list[Result]) -> dict[Key, list[Result]]:
-    """The contestants of each case, precision by precision and device by device."""
-    grouped: dict[Key, list[Result]] = {}
-    for result in results:
-        grouped.setdefault((result.case, result.precision, result.device), []).append(result)
-    return grouped
-
-
-def ours(results: Iterable[Result]) -> Result | None:
-    return next((result for result in results if result.who == OURS), None)
 
 
 def pivot(group: str, title: str, results: list[Result]) -> Table:
@@ -86,13 +51,9 @@ def _own(own: Result | None, memory: bool) -> Cell:
     return number(own.seconds.min if own.seconds else None, "seconds")
 
 
-def _ratio(result: Result) -> float | None:
-    return result.memory_ratio if result.group == "memory" else result.ratio
-
-
 def _rival(variants: list[Result], memory: bool) -> Cell:
     """The best of a rival's variants; what became of it where none was measured."""
-    ratios = [ratio for ratio in map(_ratio, variants) if ratio is not None]
+    ratios = [found for found in map(ratio, variants) if found is not None]
     if ratios:
         return number(min(ratios), "times")
     states = dict.fromkeys(STATES[r.status] for r in variants if r.status != "measured")
@@ -105,11 +66,10 @@ def _rival(variants: list[Result], memory: bool) -> Cell:
 
 def _remarks(found: list[Result]) -> Iterable[str]:
     for result in found:
-        who = result.who if result.variant is None else f"{result.who} {result.variant}"
-        if result.stable is False:
-            yield f"{who} is not stable: {result.unstable}"
         if result.who == OURS and result.reason:
             yield result.reason
+    for why, who in shaky(found).items():
+        yield f"not stable: {who}: {why}"
 
 
 def lines(group: str, title: str, results: list[Result]) -> Table:
@@ -141,32 +101,8 @@ def _line(result: Result) -> list[Cell]:
         number(result.memory_ratio, "times"),
         number(result.bytes_per_second, "rate"),
         number(result.flops_per_second, "work"),
-        agreed.what if agreed else None,
+        agreed.what.rstrip(",") if agreed else None,
         number(agreed.value if agreed else None, "error"),
         number(agreed.allowed if agreed else None, "error"),
         "; ".join(filter(None, (result.reason, result.unstable))),
     ]  # fmt: skip
-
-
-def pictures(run: Run, group: str, results: list[Result]) -> Iterable[Picture]:
-    """One a device and precision: every contestant's time or memory beside fastard's."""
-    rows: dict[tuple[str, str | None], dict[str, dict[str, float]]] = {}
-    for (case, precision, device), found in cases(results).items():
-        own, marks = ours(found), {}
-        for result in found:
-            ratio = _ratio(result)
-            if ratio is not None and result.who not in BOUNDS:
-                marks[result.who] = min(ratio, marks.get(result.who, ratio))
-        if own is None or not marks:
-            continue
-        if own.over_floor:
-            marks[FLOOR] = 1 / own.over_floor
-        rows.setdefault((device, precision), {})[case] = {OURS: 1.0, **marks}
-    what = "peak memory" if group == "memory" else "time"
-    for (device, precision), shown in rows.items():
-        place = f"{device}, {precision}" if precision else device
-        yield Picture(
-            slug(f"{group} {place}"),
-            f"{what.capitalize()} beside fastard's, {place}: farther to the right takes more.",
-            partial(beside, rows=shown, names=contestants(run), axis=f"{what} over fastard's"),
-        )

@@ -1,4 +1,4 @@
-"""How cost grows along one size, and where the time of one attack goes."""
+"""How cost grows along one size."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 
 from ..record import Result, Series
 from ..record_file import Run
+from .curves import Curve, growth
 from .document import (
     Cell,
     Number,
@@ -17,7 +18,6 @@ from .document import (
     slug,
     without_empty_columns,
 )  # fmt: skip
-from .pictures import Curve, growth, parts
 
 
 def scaling(run: Run) -> Section:
@@ -57,30 +57,3 @@ def _pictures(found: list[tuple[Result, Series]]) -> Iterable[Picture]:
     for case, curves in cases.items():
         yield Picture(slug(f"scaling {case}"), f"{case}: seconds, with the fitted lines.",
                       partial(growth, curves=curves, over=overs[case]))  # fmt: skip
-
-
-def breakdown(run: Run) -> Section:
-    found = [(r, r.breakdown) for r in run.results if r.group == "breakdown"]
-    names = list(dict.fromkeys(name for _, cut in found for name in cut or {}))
-    rows: list[list[Cell]] = [[
-        result.case, number(result.over_floor, "times"),
-        *(number((cut or {}).get(name), "seconds") for name in names),
-        number(result.seconds.min if result.seconds else None, "seconds"),
-        number(result.floor_seconds, "seconds"), result.who, result.precision, result.device,
-        result.reason or result.unstable,
-    ] for result, cut in found]  # fmt: skip
-    columns = ["case", "over the floor", *names, "whole", "floor", "who", "precision", "device",
-               "remark"]  # fmt: skip
-    table = without_empty_columns(Table("breakdown", "Parts of one attack", columns, rows))
-    bars = {_label(result): cut for result, cut in found if cut}
-    pictures = [] if not bars else [
-        Picture("breakdown-parts", "Each part's share of its attack's time.",
-                partial(parts, bars=bars))
-    ]  # fmt: skip
-    text = ["The floor is the network's convolutions and matrix products alone, each by the "
-            "fastest algorithm at hand: no attack on it can take less."]  # fmt: skip
-    return Section("breakdown", "Where one attack's time goes", text, [table], pictures)
-
-
-def _label(result: Result) -> str:
-    return f"{result.case}, {result.who}"

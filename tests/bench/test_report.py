@@ -106,7 +106,7 @@ def test_html_markdown_and_csv_agree(out, page):
 
 def test_pictures_stand_in_every_format(out, page):
     pictures = {p.stem for p in (out / "png").iterdir()}
-    assert {"attack-cpu-fp32", "scaling-growth-with-batch", "breakdown-parts"} <= pictures
+    assert {"attack-cpu-fp32", "scaling-growth-with-batch", "breakdown-shares"} <= pictures
     told = {attributes["aria-labelledby"] for tag, attributes in page.tags if tag == "svg"}
     assert told == {f"{name}-told" for name in pictures}
     linked = re.findall(r"\]\(png/([\w-]+)\.png\)", (out / "report.md").read_text())
@@ -135,7 +135,9 @@ def test_sections_and_verdicts(page):
     state = dict(zip(attack.head, attack.rows[0], strict=True))
     assert state["torchattacks"] == "failed" and state["published"] == "1.28×"
     assert state["adversarial-robustness-toolbox"] == "not available"
-    assert "foolbox is not stable: the machine was busy" in state["remarks"]
+    assert "not stable: foolbox: the machine was busy" in state["remarks"]
+    parts = page.tables["step-parts"]
+    assert dict(zip(parts.head, parts.rows[0], strict=True))["attack"] == "2.50 s"
     assert [row[1] for row in page.tables["comparison"].rows] == ["slower", "not slower"]
     missing = {row[0]: row[3] for row in page.tables["not-measured"].rows}
     assert "<that>" in missing["torchattacks"] and "may be 0.05" in missing["torch.compile"]

@@ -1,0 +1,72 @@
+"""What an evaluation attack may ask of a model, and how rows leave its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+# Bucket sizes on devices that record graphs: each reused, at most a third of a batch idle.
+_BUCKETS = sorted({1, 2, 3} | {m << k for k in range(1, 16) for m in (2, 3)})
+
+
+@dataclass(frozen=True)
+class RowObjective:
+    """A loss per sample, to be raised, said twice.
+
+    Attributes:
+        differentiable: logits to loss [B], in PyTorch, as the official code writes it.
+        seed: logits to (loss [B], dlogits [B, C]), fused.
+    """
+
+    differentiable: Callable[[Tensor], Tensor]
+    seed: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Search(Protocol):
+    """A model during a search: fp32, eval mode, no trace left.
+
+    Attributes:
+        official: whether the attack must do as the official code does, operation for operation.
+        compacts: whether solved rows may leave the batch between blocks of iterations.
+    """
+
+    official: bool
+    compacts: bool
+
+    def logits(self, x: Tensor) -> Tensor:
+        """[B, C], detached, no gradient to follow."""
+        ...
+
+    def ascend(self, x: Tensor, objective: RowObjective) -> tuple[Tensor, Tensor, Tensor]:
+        """(logits, loss [B], gradient of the summed loss in x), all detached."""
+        ...
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, detached; `vjp` then answers for this x."""
+        ...
+
+    def vjp(self, dlogits: Tensor, retain: bool = False) -> Tensor:
+        """The gradient in the last forward's x; retain it for several."""
+        ...
+
+
+def bucket(rows: int) -> int:
+    """The smallest bucket that holds so many rows."""
+    return next(size for size in _BUCKETS if size >= rows)
+
+
+def compacted(left: Tensor, exact: bool) -> Tensor:
+    """The indices of the rows left, [n]; padded with the first of them to a bucket unless `exact`.
+
+    Reads their number: call it between blocks only. A padded row does what the first row does, so
+    that writing it back changes nothing.
+    """
+    rows = left.nonzero()[:, 0]
+    if exact or len(rows) == 0:
+        return rows
+    spare = bucket(len(rows)) - len(rows)
+    return torch.cat((rows, rows[:1].expand(spare)))

@@ -1,0 +1,1 @@
+"""AutoAttack with the official verdicts, on the engine."""
