@@ -72,8 +72,8 @@ def alone(model: str, how: str, *, batch: int, calls: int, precision: str = "fp3
     command = [sys.executable, "-m", f"{__package__}.attack_process", model, how, "--batch",
                str(batch), "--calls", str(calls), "--precision", precision]  # fmt: skip
     env = os.environ | ({"MALLOC_MMAP_THRESHOLD_": "131072"} if held else {})
-    # Installed, it is found from anywhere; in a checkout, from its root.
-    where = ROOT if __package__ == "benchmarks" else None
+    # Where Python finds this very package: a checkout's root, or the folder of the installed one.
+    where = ROOT if __package__ == "benchmarks" else ROOT.parent
     done = subprocess.run(command, cwd=where, env=env, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"an attack on {model} in its own process failed: {done.stderr[-500:]}")

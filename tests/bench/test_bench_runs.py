@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import io
 import json
@@ -228,3 +229,16 @@ def test_every_target_of_the_cpu_is_measured_first():
     bounds = {(c.model, c.precision): [b.bound for b in c.bounds] for c in cases if c.bounds}
     assert bounds["mobilenetv2", "fp32"] == [3.0, 1.3, 1.6]
     assert bounds["resnet18", "bf16"] == [5.0, 1.3, 1.25]
+
+
+def test_a_wheel_can_carry_the_benchmarks():
+    """They import each other by place, not by name: a wheel has them as fastard._benchmarks."""
+    named = []
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            if any(m.split(".")[0] == "benchmarks" for m in modules):
+                named.append(f"{path.name}:{node.lineno}")
+    assert named == []
