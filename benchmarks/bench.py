@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +58,12 @@ def run(asked: Asked, console: Console | None = None) -> int:
     folder = require_writable_dir(asked.out)
     seconds = SECONDS.get(asked.suite) if asked.minutes is None else 60 * asked.minutes
     device = "cuda" if torch.cuda.is_available() and asked.suite not in (QUICK, CPU) else "cpu"
-    found = measure(cases, folder / NAME, environment.record(asked.suite, device, asked.commit),
-                    seconds, console, old, asked.baseline or "",
-                    declared.elsewhere(cases))  # fmt: skip
+    with warnings.catch_warnings():
+        # The libraries' own, which say nothing of a figure.
+        warnings.simplefilter("ignore")
+        found = measure(
+            cases, folder / NAME, environment.record(asked.suite, device, asked.commit), seconds,
+            console, old, asked.baseline or "", declared.elsewhere(cases))  # fmt: skip
     _report(folder / NAME, folder, console)
     slower = [line for line in found if isinstance(line, Comparison) and line.slower]
     for line in slower:

@@ -18,7 +18,7 @@ from fastard.engine.plan import Plan
 from fastard.engine.segment import SegmentStep
 from fastard.engine.steps import ConvolutionStep, DepthwiseStep, LinearStep
 
-from . import attack_contests, timing
+from . import attack_contests, published, timing
 from .attack_contests import BOUNDS, prepared
 from .attack_floor import floor
 from .case import Case
@@ -106,8 +106,6 @@ def measure(case: Case) -> Iterator[Line]:
     torch.manual_seed(1)
     x_adv = attack(f.x, f.logits)
     torch.manual_seed(1)
-    from . import published
-
     wanted = attack_contests.reached(
         case, f, published.rslad(f.net, f.logits, f.x, alpha, eps, steps)
     )
@@ -163,8 +161,8 @@ def on_gpu(
         attack(f.x, f.logits)
         torch.cuda.synchronize()
     kernels = [
-        (event.key, event.device_time_total / 1e6) for event in profiler.key_averages()
-        if event.device_time_total > 0
+        (event.key, event.self_device_time_total / 1e6) for event in profiler.key_averages()
+        if event.device_type == torch.autograd.DeviceType.CUDA
     ]  # fmt: skip
     parts = by_name(kernels)
     parts[GAPS] = max(0.0, min(samples[OURS]) - sum(parts.values()))

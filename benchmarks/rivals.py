@@ -20,6 +20,7 @@ from . import published
 
 Attack = Callable[[], Tensor]
 INSTALL = "pip install 'fastard[bench]'"
+APART = {"adv-lib": "pip install 'fastard[adv-lib]', whose visdom builds with setuptools below 81"}
 
 
 class Absent(Exception):
@@ -64,7 +65,7 @@ def version(package: str | None) -> str | None:
 def imported(package: str, module: str) -> Any:
     """The rival's module; raises Absent with the reason where it cannot be imported."""
     if version(package) is None:
-        raise Absent(f"{package} is not installed: {INSTALL}")
+        raise Absent(f"{package} is not installed: {APART.get(package, INSTALL)}")
     try:
         return importlib.import_module(module)
     except Exception as error:  # whatever a library of others raises when it is imported

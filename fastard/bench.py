@@ -39,7 +39,8 @@ class BenchConfig:
 
 
 def bench(config: BenchConfig, console: Console) -> int:
-    """Runs a suite and returns the exit status: 1 where something has become slower.
+    """Runs a suite and returns the exit status: 1 where something has become slower, 130 when
+    interrupted.
 
     Raises:
         ValueError: an unknown suite, no case of that name, a baseline that is none, an
@@ -49,7 +50,11 @@ def bench(config: BenchConfig, console: Console) -> int:
     made = benchmarks("bench")
     asked = made.Asked(config.suite, config.out, config.baseline, config.case, config.minutes,
                        config.commit)  # fmt: skip
-    return made.run(asked, console)
+    try:
+        return made.run(asked, console)
+    except KeyboardInterrupt:
+        console.print(f"interrupted; {config.out / made.NAME} holds what was measured")
+        return 130
 
 
 def benchmarks(module: str) -> ModuleType:

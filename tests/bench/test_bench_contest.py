@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from benchmarks import (
     autoattack_case,
     breakdown,
     declared,
+    gpu_cases,
     growth,
     layer_cases,
+    op_contests,
     rivals,
     step_contests,
     timing,
@@ -21,7 +24,9 @@ from benchmarks import (
 from benchmarks.case import QUICK, Bound, Case
 from benchmarks.contest import Contest, Contestant, held
 from benchmarks.record import OURS, Agreement, Seconds
+from fastard import ops
 from tests.ops.cases import native_only
+from tests.test_gpu_kernels import on_the_host
 
 
 def case(measure=None, **fields) -> Case:
@@ -178,6 +183,22 @@ def test_ops_agree_with_fp64(op):
     s = op.inputs("cpu", torch.Generator().manual_seed(0))
     for a, b in zip(op.formula()(*op.arguments(s)), op.chain()(*op.arguments(s)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@native_only
+def test_an_op_on_a_gpu_is_timed_from_replayed_graphs(monkeypatch):
+    on_the_host(monkeypatch)
+    properties = SimpleNamespace(L2_cache_size=4096)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    made = declared.op(gpu_cases.StepCase((2, 3, 8, 8)), (QUICK,), "t")
+    rows = {r.who: r for r in op_contests.on_gpu(Case(**{**made.__dict__, "rivals": ()}))}
+    assert set(rows) == {OURS, "eager", "copy_"}
+    assert rows[OURS].agreement.agreed and rows[OURS].share_of_copy > 0
+    assert rows["eager"].ratio > 0 and rows[OURS].seconds.rounds >= 20
+
+    monkeypatch.setattr(ops, "pgd_step_", lambda own, *rest, **options: own)
+    rows = {r.who: r for r in op_contests.on_gpu(Case(**{**made.__dict__, "rivals": ()}))}
+    assert rows[OURS].status == "disagrees" and rows["eager"].status == "measured"
 
 
 def test_growth_is_fitted_to_the_logarithms():

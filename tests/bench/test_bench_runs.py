@@ -149,6 +149,18 @@ def test_the_status_is_1_where_something_is_slower(tmp_path, monkeypatch, capsys
     assert cli.main([*command, "--baseline", str(out / "bench.jsonl"), "--case", "two"]) == 0
 
 
+def test_an_interrupted_run_says_where_its_lines_are(tmp_path, monkeypatch, capsys):
+    def interrupted(case):
+        raise KeyboardInterrupt
+
+    cases = [quick("one"), dataclasses.replace(quick("two"), measure=interrupted)]
+    monkeypatch.setattr(declared, "everything", lambda: cases)
+    assert cli.main(["bench", "--out", str(tmp_path)]) == 130
+    assert "bench.jsonl holds what was measured" in " ".join(capsys.readouterr().out.split())
+    run = record_file.read(tmp_path / "bench.jsonl")
+    assert {r.case for r in run.results} == {"one"} and not run.complete
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
