@@ -16,6 +16,7 @@ from benchmarks import (
     gpu_cases,
     growth,
     layer_cases,
+    memory_cases,
     op_contests,
     rivals,
     step_contests,
@@ -25,6 +26,7 @@ from benchmarks.case import QUICK, Bound, Case
 from benchmarks.contest import Contest, Contestant, held
 from benchmarks.record import OURS, Agreement, Seconds
 from fastard import ops
+from tests.api.models import small_net
 from tests.ops.cases import native_only
 from tests.test_gpu_kernels import on_the_host
 
@@ -238,9 +240,70 @@ def test_a_methods_step_beside_eager_autograd():
     assert ours.status == eager.status == "measured" and eager.who == "eager autograd"
 
 
+def test_a_step_beside_the_published_scripts(monkeypatch):
+    def build(name, classes=10, seed=0):
+        net = small_net(seed=int(name.startswith("wrn")))
+        for module in net.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0  # else two forwards of one input differ
+        return net.train()
+
+    monkeypatch.setattr(step_contests.networks, "build", build)
+    one = next(c for c in declared.on_steps() if c.name == "training step rslad resnet18 fp32 b32")
+    one = Case(**{**one.__dict__, "batch": 4, "rounds": 1})
+    ours, theirs = step_contests.against_published(one)
+    assert ours.status == theirs.status == "measured" and theirs.ratio > 0
+    assert {"attack", "student", "backward", "rest"} <= set(ours.breakdown)
+    assert ours.agreement.what.startswith("the update of one step")
+
+    def apart(*_):
+        raise RuntimeError("rslad: the update is 1 away; nothing was timed.")
+
+    monkeypatch.setattr(step_contests.step_agreement, "agreement", apart)
+    (line,) = step_contests.against_published(one)
+    assert line.status == "disagrees" and line.reason.endswith("nothing was timed.")
+
+
+def test_memory_is_told_beside_the_published_loops(monkeypatch):
+    peaks = {"fastard": 50, "eager": 200}
+    monkeypatch.setattr(memory_cases.attack_process, "alone",
+                        lambda model, how, **options: {"peak_bytes": peaks[how]})  # fmt: skip
+    one = next(c for c in declared.on_the_rest() if c.group == "memory")
+    ours, theirs = one.measure(one)
+    assert (ours.peak_bytes, ours.memory_ratio) == (50, None)
+    assert (theirs.peak_bytes, theirs.memory_ratio) == (200, 4.0)
+    peaks.update(dict.fromkeys(peaks))
+    assert {r.status for r in one.measure(one)} == {"unavailable"}
+
+
 def test_autoattack_says_that_it_is_not_there(monkeypatch):
     monkeypatch.delattr("fastard.AutoAttack", raising=False)
     one = next(c for c in declared.on_the_rest() if c.group == "autoattack")
     ours, official = autoattack_case.measure(one)
     assert ours.status == "unavailable" and "has no AutoAttack" in ours.reason
     assert official.status == "skipped"
+
+
+@pytest.mark.parametrize(("broken", "status"), [(2, "measured"), (0, "disagrees")])
+def test_autoattack_is_timed_where_its_verdicts_are_the_officials(monkeypatch, broken, status):
+    class Stand:
+        """Breaks some images by handing out others, which the network takes for another class."""
+
+        def __init__(self, model, broken=broken, **options):
+            self.broken = broken
+
+        def run_standard_evaluation(self, x, y, bs=0, batch_size=0):
+            moved = x.clone()
+            moved[: self.broken] = math.nan
+            return moved
+
+    monkeypatch.setattr("fastard.AutoAttack", Stand, raising=False)
+    official = SimpleNamespace(AutoAttack=lambda model, **options: Stand(model, 2))
+    monkeypatch.setattr(autoattack_case.rivals, "imported", lambda *names: official)
+    monkeypatch.setattr(autoattack_case, "surviving",
+                        lambda net, x, y: float((~x.isnan().flatten(1).any(1)).float().mean())
+                        )  # fmt: skip
+    one = next(c for c in declared.on_the_rest() if c.group == "autoattack")
+    rows = {r.who: r for r in autoattack_case.measure(Case(**{**one.__dict__, "batch": 4}))}
+    assert rows[OURS].status == status and rows["pyautoattack"].status == "measured"
+    assert rows[OURS].agreement.value == (0.0 if broken == 2 else 0.5)
