@@ -18,7 +18,7 @@ from fastard.engine.plan import Plan
 from fastard.engine.segment import SegmentStep
 from fastard.engine.steps import ConvolutionStep, DepthwiseStep, LinearStep
 
-from . import attack_contests, published, timing
+from . import attack_contests, gpu_attack_floor, published, timing
 from .attack_contests import BOUNDS, prepared
 from .attack_floor import floor
 from .case import Case
@@ -121,15 +121,21 @@ def measure(case: Case) -> Iterator[Line]:
     parts, samples, watch = (on_gpu if case.device == "cuda" else on_cpu)(case, attack, plan, f)
     seconds = timing.summary(samples)
     why = timing.unstable(seconds, watch)
-    limit = None
-    if case.device == "cpu":
-        once = floor(plan, f.net, f.x)
-        runs, _ = timing.turns({"floor": once}, rounds=3)
-        limit = steps * min(runs["floor"])
+    limit = limit_of(case, plan, f, steps)
     yield case.line(
         OURS, version=fastard.__version__, seconds=seconds, stable=why is None, unstable=why,
         breakdown=parts, agreement=agreement, floor_seconds=limit,
-        over_floor=None if limit is None else seconds.min / limit)  # fmt: skip
+        over_floor=seconds.min / limit)  # fmt: skip
+
+
+def limit_of(case: Case, plan: Plan, f: attack_contests.Field, steps: int) -> float:
+    """Seconds of the bare convolutions of all steps."""
+    if case.device == "cuda":
+        loops = gpu_attack_floor.replays(f.net, f.x, steps, [case.precision or "fp32"])
+        samples, _ = timing.turns(loops, timing.by_events, rounds=5)
+        return min(min(seconds) for seconds in samples.values())
+    runs, _ = timing.turns({"floor": floor(plan, f.net, f.x)}, rounds=3)
+    return steps * min(runs["floor"])
 
 
 def on_cpu(

@@ -79,6 +79,12 @@ def on_ops() -> Iterator[Case]:
     for made in ops.CASES:
         yield op(made, (GPU, FULL), "as `make gpu-check` times it, from replayed graphs", "cuda",
                  tuple(of_kernels(made)))  # fmt: skip
+    layer = (128, 64, 32, 32)
+    for made in (layer_cases.EpilogueCase(layer), layer_cases.EpilogueBackwardCase(layer),
+                 layer_cases.NormStartCase((128, 3, 224, 224)),
+                 *(layer_cases.LabelLossCase((8192, 1000), kind=k) for k in ("ce", "margin", "dlr"))
+                 ):  # fmt: skip
+        yield op(made, (GPU, FULL), "an op, from replayed graphs", "cuda")
 
 
 def of_kernels(made: Op) -> Iterator[Bound]:

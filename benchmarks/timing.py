@@ -179,7 +179,7 @@ def unstable(seconds: Seconds, watch: Watch) -> str | None:
     if watch.others is not None and watch.others > MOST_OTHERS:
         return f"the machine was busy: others used {watch.others:.0%} of its cores meanwhile"
     if seconds.rounds < LEAST_ROUNDS:
-        return f"{seconds.rounds} rounds are too few to tell"
+        return f"it was timed {seconds.rounds}x, too few to tell"
     if seconds.spread > MOST_SPREAD:
         return f"the middle half of the rounds spreads over {seconds.spread:.0%} of the median"
     return None
