@@ -13,6 +13,8 @@ from benchmarks import (
     autoattack_case,
     breakdown,
     declared,
+    declared_attacks,
+    declared_ops,
     gpu_cases,
     growth,
     layer_cases,
@@ -130,7 +132,9 @@ def test_targets_are_told_reached_missed_and_not_measured():
 
 
 def small(loss: str, **settings) -> Case:
-    return declared.attack("small_cnn", (QUICK,), loss, batch=2, steps=2, rounds=2, **settings)
+    return declared_attacks.attack(
+        "small_cnn", (QUICK,), loss, batch=2, steps=2, rounds=2, **settings
+    )
 
 
 @pytest.mark.parametrize("loss", ["kl", "ce", "trades", "pair", "iad"])
@@ -146,10 +150,10 @@ def test_attacks_agree_with_the_published_loops(loss):
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_library_attacks_agree_or_say_why_not(norm):
-    one = small("ce", norm=norm, against=declared.LIBRARIES)
+    one = small("ce", norm=norm, against=declared_attacks.LIBRARIES)
     rows = {row.who: row for row in one.measure(one)}
-    assert set(rows) == {OURS, "published loop", *declared.LIBRARIES}
-    for name in declared.LIBRARIES:
+    assert set(rows) == {OURS, "published loop", *declared_attacks.LIBRARIES}
+    for name in declared_attacks.LIBRARIES:
         installed = rivals.RIVALS[name].package is None or rivals.versions()[name] is not None
         row = rows[name]
         if installed and not (name == "adv-lib" and norm == "L2"):
@@ -175,7 +179,7 @@ def test_an_installed_rival_that_cannot_be_imported_says_why(monkeypatch):
     ids=lambda op: op.name,
 )  # fmt: skip
 def test_ops_agree_with_fp64(op):
-    made = declared.op(op, (QUICK,), "t")
+    made = declared_ops.op(op, (QUICK,), "t")
     one = Case(**{**made.__dict__, "rivals": (), "seconds": 0.0, "rounds": 2})
     rows = {row.who: row for row in one.measure(one)}
     assert set(rows) == {OURS, "eager", "copy_"}
@@ -192,7 +196,7 @@ def test_an_op_on_a_gpu_is_timed_from_replayed_graphs(monkeypatch):
     on_the_host(monkeypatch)
     properties = SimpleNamespace(L2_cache_size=4096)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
-    made = declared.op(gpu_cases.StepCase((2, 3, 8, 8)), (QUICK,), "t")
+    made = declared_ops.op(gpu_cases.StepCase((2, 3, 8, 8)), (QUICK,), "t")
     rows = {r.who: r for r in op_contests.on_gpu(Case(**{**made.__dict__, "rivals": ()}))}
     assert set(rows) == {OURS, "eager", "copy_"}
     assert rows[OURS].agreement.agreed and rows[OURS].share_of_copy > 0
