@@ -19,7 +19,7 @@ from fastard.files import require_writable_dir
 from fastard.progress import progress_bar
 
 from . import baseline, declared, environment
-from .case import CPU, QUICK, Case
+from .case import CPU, GPU, QUICK, Case
 from .contest import first_line
 from .record import OURS, Comparison, End, Environment, Line, Result, Target
 from .record_file import Run, Writer
@@ -47,11 +47,14 @@ def run(asked: Asked, console: Console | None = None) -> int:
     """Measures a suite; returns 1 where something is slower than in the baseline, else 0.
 
     Raises:
-        ValueError: an unknown suite or case, a baseline that cannot be read, minutes below 0.1.
+        ValueError: an unknown suite or case, a baseline that cannot be read, minutes below 0.1, the
+            gpu suite without a GPU.
         OSError: the folder cannot be written.
     """
     console = console or Console()
     cases = declared.of_suite(asked.suite, asked.case)
+    if asked.suite == GPU and not torch.cuda.is_available():
+        raise ValueError("--suite gpu needs a CUDA device, but torch sees none.")
     if asked.minutes is not None and not asked.minutes >= 0.1:
         raise ValueError(f"--minutes must be at least 0.1, but is {asked.minutes:g}.")
     old = None if asked.baseline is None else baseline.load(asked.baseline, asked.suite)

@@ -178,6 +178,14 @@ def test_bad_input_is_one_sentence(tmp_path, capsys, arguments, said):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_gpu_suite_needs_a_gpu(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: False)
+    assert cli.main(["bench", "--suite", "gpu", "--out", str(tmp_path / "out")]) == 2
+    assert "--suite gpu needs a CUDA device, but torch sees none." in capsys.readouterr().err
+    assert bench.main(["--suite", "gpu", "--out", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_cannot_be_written_and_a_baseline_of_another_schema(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert cli.main(["bench", "--out", str(tmp_path / "file" / "out")]) == 2
