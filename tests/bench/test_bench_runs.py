@@ -102,32 +102,41 @@ def older(path: Path, **changed) -> record_file.Run:
     return run
 
 
+def compared(old: record_file.Run, run: record_file.Run):
+    machine = run.environment.machine
+    (line,) = baseline.compare(old, "one", run.results, machine, "a/old.jsonl")
+    return line
+
+
 def test_a_slow_down_beyond_the_noise_is_named(tmp_path):
-    measured(tmp_path, quick("one"))
-    path = tmp_path / "bench.jsonl"
-    faster = older(path, min=0.0005, spread=0.01)
-    (line,) = measured(tmp_path, quick("one"), old=faster, given="a/old.jsonl").comparisons
-    assert line.slower and line.change > 2 and line.same_machine and line.baseline == "old.jsonl"
-    slower = older(path, min=10.0)
-    assert not measured(tmp_path, quick("one"), old=slower).comparisons[0].slower
-    noisy = older(path, min=0.0018, spread=0.5)
-    assert not measured(tmp_path, quick("one"), old=noisy).comparisons[0].slower
+    run = measured(tmp_path, quick("one"))
+    path, now = tmp_path / "bench.jsonl", run.results[0].seconds
+    run = older(path, spread=0.01)
+    line = compared(older(path, min=now.min / 2, spread=0.01), run)
+    assert line.slower and line.change == pytest.approx(2) and line.same_machine
+    assert line.baseline == "old.jsonl" and line.noise == 0.05
+    assert not compared(older(path, min=10.0), run).slower
+    assert not compared(older(path, min=now.min / 1.04, spread=0.01), run).slower
+    assert not compared(older(path, min=now.min / 1.2, spread=0.3), run).slower
+    assert list(baseline.compare(run, "another", run.results, HERE.machine, "old")) == []
+    again = measured(tmp_path, quick("one"), old=older(path, min=1e-6), given="old")
+    assert [line.slower for line in again.comparisons] == [True]
 
 
 def test_on_another_machine_the_rivals_are_the_measure(tmp_path):
     measured(tmp_path, quick("one"))
-    run = record_file.read(tmp_path / "bench.jsonl")
-    run.environment = dataclasses.replace(HERE, machine={**HERE.machine, "cpu": "another"})
+    run, old = (older(tmp_path / "bench.jsonl", spread=0.01) for _ in range(2))
+    old.environment = dataclasses.replace(HERE, machine={**HERE.machine, "cpu": "another"})
     # Everything ten times faster there: nothing is slower here.
-    run.results = [
+    old.results = [
         dataclasses.replace(r, seconds=Seconds(**{**vars(r.seconds), "min": r.seconds.min / 10}))
-        for r in run.results
+        for r in old.results
     ]
-    (line,) = measured(tmp_path, quick("one"), old=run).comparisons
-    assert not line.same_machine and not line.slower and line.change == pytest.approx(1, abs=0.3)
-    run.results = [dataclasses.replace(r, ratio=r.ratio and 5 * r.ratio) for r in run.results]
-    (line,) = measured(tmp_path, quick("one"), old=run).comparisons
-    assert line.slower
+    line = compared(old, run)
+    assert not line.same_machine and not line.slower and line.change == pytest.approx(1)
+    old.results = [dataclasses.replace(r, ratio=r.ratio and 5 * r.ratio) for r in old.results]
+    line = compared(old, run)
+    assert line.slower and line.change == pytest.approx(5)
 
 
 def test_the_status_is_1_where_something_is_slower(tmp_path, monkeypatch, capsys):
