@@ -49,10 +49,10 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What was asserted before the clock ran: `value`, at most `allowed`."""
+    """What was asserted before the clock ran: `value`, at most `allowed`; None: it was a NaN."""
 
     what: str
-    value: float
+    value: float | None
     allowed: float
     agreed: bool
 

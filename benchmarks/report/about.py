@@ -105,7 +105,8 @@ def method(run: Run) -> Section:
     asserted: dict[tuple[str, float], float] = {}
     for agreed in (result.agreement for result in run.results if result.agreement):
         key = (agreed.what, agreed.allowed)
-        asserted[key] = max(agreed.value, asserted.get(key, agreed.value))
+        if agreed.value is not None:
+            asserted[key] = max(agreed.value, asserted.get(key, agreed.value))
     agreements: list[list[Cell]] = [
         [what.rstrip(","), Number(allowed, "error"), Number(worst, "error")]
         for (what, allowed), worst in asserted.items()

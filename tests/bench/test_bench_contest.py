@@ -20,13 +20,15 @@ from benchmarks import (
     layer_cases,
     memory_cases,
     op_contests,
+    report,
     rivals,
     step_contests,
     timing,
 )
 from benchmarks.case import QUICK, Bound, Case
 from benchmarks.contest import Contest, Contestant, held
-from benchmarks.record import OURS, Agreement, Seconds
+from benchmarks.record import OURS, Agreement, Environment, Seconds
+from benchmarks.record_file import Writer, read
 from fastard import ops
 from tests.api.models import small_net
 from tests.ops.cases import native_only
@@ -70,6 +72,17 @@ def test_a_crash_and_a_disagreement_have_rows_and_the_rest_goes_on():
     assert wrong.status == "disagrees" and wrong.seconds is None and not wrong.agreement.agreed
     assert "the error is 0.75, but may be 0.5 at most: it was not timed" in wrong.reason
     assert (found["absent"].status, found["absent"].stable) == ("unavailable", None)
+
+
+def test_a_nan_agrees_with_nothing_and_is_reported(tmp_path):
+    nan = Contest({"r": Contestant(lambda: math.nan), OURS: Contestant(lambda: 0.0)}, judge)
+    path = tmp_path / "bench.jsonl"
+    writer = Writer(path, Environment("quick", {}, {}, {}, "now", "0"))
+    for row in held(case(), nan):
+        writer.put(row)
+    rows = {r.who: r for r in read(path).results}
+    assert rows["r"].status == "disagrees" and rows["r"].agreement.value is None
+    assert report.write(path, tmp_path / "out")[0].exists()
 
 
 def test_nothing_of_ours_is_timed_when_it_disagrees():
