@@ -16,7 +16,7 @@ COMMIT ?=
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 INSTALLED := $(VENV)/.fastard-installed
 
-.PHONY: help install demo test test-oldest lint bench bench-attack bench-step bench-training gpu-check readme-table clean
+.PHONY: help install demo test test-oldest lint bench bench-attack bench-step bench-training gpu-check readme-table docs clean
 help:
 	@echo "make demo    install, train three small networks on digits, print what they withstand"
 	@echo "make test    install, run the whole test suite"
@@ -27,6 +27,7 @@ help:
 	@echo "make bench-training  train with and without the engine, write $(RESULTS)/engine_training.json"
 	@echo "make bench   time the kernels, write $(RESULTS)/cpu_kernels.json"
 	@echo "make readme-table  the README's tables anew from $(RESULTS)"
+	@echo "make docs    build the documentation site, build/site/index.html"
 	@echo "make gpu-check OUT=dir  build, test, sanitize and time on this GPU, with $(PYTHON)'s torch"
 
 $(PY):
@@ -34,7 +35,7 @@ $(PY):
 
 # Compiles the kernels; pip shows nothing of that, so ask the binary what it holds.
 $(INSTALLED): $(SOURCES) | $(PY)
-	$(PY) -m pip install --quiet -e ".[test,build]"
+	$(PY) -m pip install --quiet -e ".[test,build,docs]"
 	@$(PY) -c "import fastard.native as n, sys; m = n.module; \
 	  sys.exit('fastard: ' + n.reason) if m is None else print('fastard:', n.reason + ',', \
 	  'CUDA ' + m.cuda_archs if m.has_cuda else 'NO CUDA KERNELS: ' + m.cuda_reason)"
@@ -81,6 +82,9 @@ readme-table: install
 # Installs nothing: PYTHON has torch with CUDA, pytest and what setup.py builds with.
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check --out $(OUT) --minutes $(MINUTES)$(COMMIT:%= --commit %)
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 clean:
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache fastard/*.so $(INSTALLED)

@@ -155,7 +155,7 @@ def project_files() -> tuple[Path, ...]:
         paths = [ROOT / name for name in listed.stdout.split("\0") if name]
     else:
         paths = [p for p in ROOT.iterdir() if p.suffix in {".py", ".md", ".toml", ".txt", ".in"}]
-        for folder in ("fastard", "csrc", "tests", "benchmarks"):
+        for folder in ("fastard", "csrc", "tests", "benchmarks", "docs", "examples"):
             paths += (ROOT / folder).rglob("*")
     return tuple(sorted(p for p in paths if p.is_file() and "__pycache__" not in p.parts))
 
