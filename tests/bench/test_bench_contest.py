@@ -294,7 +294,7 @@ def test_memory_is_told_beside_the_published_loops(monkeypatch):
 
 
 def test_autoattack_says_that_it_is_not_there(monkeypatch):
-    monkeypatch.delattr("fastard.AutoAttack", raising=False)
+    monkeypatch.setattr(autoattack_case, "fastard", SimpleNamespace(__version__="0"))
     one = next(c for c in declared.on_the_rest() if c.group == "autoattack")
     ours, official = autoattack_case.measure(one)
     assert ours.status == "unavailable" and "has no AutoAttack" in ours.reason
@@ -314,7 +314,8 @@ def test_autoattack_is_timed_where_its_verdicts_are_the_officials(monkeypatch, b
             moved[: self.broken] = math.nan
             return moved
 
-    monkeypatch.setattr("fastard.AutoAttack", Stand, raising=False)
+    ours = SimpleNamespace(__version__="0", AutoAttack=Stand)
+    monkeypatch.setattr(autoattack_case, "fastard", ours)
     official = SimpleNamespace(AutoAttack=lambda model, **options: Stand(model, 2))
     monkeypatch.setattr(autoattack_case.rivals, "imported", lambda *names: official)
     monkeypatch.setattr(autoattack_case, "surviving",
