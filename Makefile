@@ -17,7 +17,7 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 INSTALLED := $(VENV)/.fastard-installed
 
 .PHONY: help install demo test test-oldest lint bench bench-attack bench-step bench-training \
-  bench-autoattack gpu-check docs clean
+  bench-autoattack gpu-check readme-table docs clean
 help:
 	@echo "make demo    install, train three small networks on digits, print what they withstand"
 	@echo "make test    install, run the whole test suite"
@@ -28,6 +28,7 @@ help:
 	@echo "make bench-training  train with and without the engine, write $(RESULTS)/engine_training.json"
 	@echo "make bench-autoattack DATA=dir  AutoAttack beside the official code, write $(RESULTS)/cpu_autoattack.json"
 	@echo "make bench   time the kernels, write $(RESULTS)/cpu_kernels.json"
+	@echo "make readme-table  the README's tables anew from $(RESULTS)"
 	@echo "make docs    build the documentation site, build/site/index.html"
 	@echo "make gpu-check OUT=dir  build, test, sanitize and time on this GPU, with $(PYTHON)'s torch"
 
@@ -81,6 +82,9 @@ bench-training: install
 DATA ?= $(FASTARD_DATA)
 bench-autoattack: install
 	$(PY) -m benchmarks.autoattack --data "$(DATA)" --out $(RESULTS)/cpu_autoattack.json $(ARGS)
+
+readme-table: install
+	$(PY) -m benchmarks.readme_table
 
 # Installs nothing: PYTHON has torch with CUDA, pytest and what setup.py builds with.
 gpu-check:

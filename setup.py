@@ -10,8 +10,10 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+NOT_SHIPPED = ("results", "__pycache__", "conftest.py")
 
 
 def tool(name):
@@ -122,4 +124,20 @@ class CMakeBuild(build_ext):
         self.stamp.write_text(repr(self.command(args)))
 
 
-setup(ext_modules=[Extension("fastard._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+class WithBenchmarks(build_py):
+    """A wheel carries benchmarks/ as fastard._benchmarks; an editable installation has the folder
+    itself beside the package."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / "fastard" / "_benchmarks"
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(ROOT / "benchmarks", target, ignore=shutil.ignore_patterns(*NOT_SHIPPED))
+
+
+setup(
+    ext_modules=[Extension("fastard._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild, "build_py": WithBenchmarks},
+)

@@ -9,7 +9,6 @@ every network, and networks that a run leaves out keep what an earlier one found
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 import warnings
 from collections.abc import Callable
@@ -18,16 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import fastard
-from benchmarks import attack_process, attack_refresh, attack_rivals, published, timing
-from benchmarks.attack_floor import floor
-from benchmarks.attack_record import Record
-from benchmarks.attack_summary import summary, told
-from fastard import models
 from fastard.engine import Program
 from fastard.engine.plan import Plan
+
+from . import (
+    attack_process,
+    attack_refresh,
+    attack_rivals,
+    environment,
+    networks,
+    published,
+    timing,
+)
+from .attack_floor import floor
+from .attack_record import Record
+from .attack_summary import summary, told
 
 
 @dataclass(frozen=True)
@@ -48,17 +54,7 @@ CASES = {
 }  # fmt: skip
 
 
-def network(name: str) -> nn.Module:
-    """A network with the statistics of a trained one: default BN makes slow denormals."""
-    torch.manual_seed(0)
-    net = models.build(name)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.7, 1.3)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
-    return net.train()
+network = networks.build
 
 
 def measure(name: str, case: Case, costs: bool = True) -> dict[str, Any]:
@@ -88,19 +84,12 @@ def measure(name: str, case: Case, costs: bool = True) -> dict[str, Any]:
         loops[f"floor {precision}"] = lambda run=once: [run() for _ in range(case.steps)]
     rivals = attack_rivals.fastest(net, x, logits, case.modes)
     loops |= {key: lambda run=run: run(case.steps) for key, run in rivals.loops.items()}
-    samples: dict[str, list[float]] = {key: [] for key in loops}
-    for turn in range(-1, case.rounds):
-        for key, run in loops.items():
-            weight.mul_(1.0)  # as an optimiser would: every attack copies the weights anew
-            begun = time.perf_counter()
-            run()
-            if turn >= 0:
-                samples[key].append(time.perf_counter() - begun)
+    # As an optimiser would: every attack copies the weights anew.
+    samples, _ = timing.turns(loops, rounds=case.rounds, before=lambda: weight.mul_(1.0))
     found: dict[str, Any] = {
         "model": name, "batch": case.batch, "steps": case.steps,
         "first_call_seconds": round(first, 3),
-        "seconds": {k: {"min": min(v), "median": statistics.median(v), "rounds": len(v)}
-                    for k, v in samples.items()},
+        "seconds": {key: timing.plain(values) for key, values in samples.items()},
         "trials": rivals.trials,
     }  # fmt: skip
     if costs:
@@ -155,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=UserWarning)
     try:
         whole = set(args.only) == set(CASES) and not args.costs_only
-        record = Record(args.out, timing.environment(), whole)
+        record = Record(args.out, environment.of_cpu(), whole)
     except ValueError as error:
         parser.error(str(error))
     for name in args.only:

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 import fastard
-from benchmarks import published
+
+from . import published
 
 ROOT = Path(__file__).resolve().parent.parent
 STATM = Path("/proc/self/statm")
@@ -68,10 +69,12 @@ def alone(model: str, how: str, *, batch: int, calls: int, precision: str = "fp3
           held: bool = False) -> dict[str, Any]:  # fmt: skip
     """`attacks` in a fresh process. `held`: freed blocks go back at once, so that what is resident
     is what is held, and not how the heap fell apart."""
-    command = [sys.executable, "-m", "benchmarks.attack_process", model, how, "--batch", str(batch),
-               "--calls", str(calls), "--precision", precision]  # fmt: skip
+    command = [sys.executable, "-m", f"{__package__}.attack_process", model, how, "--batch",
+               str(batch), "--calls", str(calls), "--precision", precision]  # fmt: skip
     env = os.environ | ({"MALLOC_MMAP_THRESHOLD_": "131072"} if held else {})
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    # Where Python finds this very package: a checkout's root, or the folder of the installed one.
+    where = ROOT if __package__ == "benchmarks" else ROOT.parent
+    done = subprocess.run(command, cwd=where, env=env, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"an attack on {model} in its own process failed: {done.stderr[-500:]}")
     return json.loads(done.stdout.splitlines()[-1])

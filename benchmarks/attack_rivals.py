@@ -6,7 +6,6 @@ Every mode and layout is compiled and tried on few steps; the fastest of each pr
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import published
+from . import published, timing
 
 Run = Callable[..., Any]
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -73,14 +72,11 @@ def fastest(
                     found.trials[name] = None
                     continue
                 tried[name] = run
-        took: dict[str, list[float]] = {name: [] for name in tried}
-        for _ in range(TRIES):
-            for name, run in tried.items():
-                begun = time.perf_counter()
-                run(1)
-                took[name].append(time.perf_counter() - begun)
+        if not tried:
+            continue
+        once = {name: lambda run=run: run(1) for name, run in tried.items()}
+        took, _ = timing.turns(once, timing.clock_of(x.device.type), rounds=TRIES, warm_up=0)
         found.trials |= {name: min(seconds) for name, seconds in took.items()}
-        if took:
-            name = min(took, key=lambda key: min(took[key]))
-            found.loops[name] = tried[name]
+        name = min(took, key=lambda key: min(took[key]))
+        found.loops[name] = tried[name]
     return found

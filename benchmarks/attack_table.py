@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.attack_summary import compiled
+from .attack_summary import compiled
 
 Run = dict[str, Any]
 

@@ -23,12 +23,13 @@ from typing import Any
 
 import torch
 
-from benchmarks import timing
-from benchmarks.autoattack_agreement import agreement
-from benchmarks.autoattack_case import case
-from benchmarks.autoattack_speed import apgd_alone, standard
-from benchmarks.autoattack_table import told
 from fastard.files import write_json
+
+from . import environment, timing
+from .autoattack_agreement import agreement
+from .autoattack_case import case
+from .autoattack_speed import apgd_alone, standard
+from .autoattack_table import told
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,8 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
     """Writes everything measured so far to --out."""
     files = [args.scratch / f"{name}.json" for name in PARTS]
     parts = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
-    environment = timing.environment() | {"threads": args.threads}
-    run = {"environment": environment, "parts": parts}
+    machine = environment.of_cpu() | {"threads": args.threads}
+    run = {"environment": machine, "parts": parts}
     write_json(args.out, run)
     return run
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from benchmarks.autoattack_case import Case, ours, theirs
 from fastard.autoattack.referee import official_images
+
+from .autoattack_case import Case, ours, theirs
 
 ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")
 # compat="official": as the official code computes, and the same draws on the engine.

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import fastard
-from benchmarks.attack import network
 from fastard import data, methods, models
 from fastard.autoattack.referee import official_attack
+
+from .attack import network
 
 SEED = 0
 TEACHERS = {

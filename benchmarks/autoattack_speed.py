@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import fastard
-from benchmarks.autoattack_agreement import ATTACKS
-from benchmarks.autoattack_case import SEED, Case, ours, theirs
 from fastard.autoattack.referee import official_images
+
+from .autoattack_agreement import ATTACKS
+from .autoattack_case import SEED, Case, ours, theirs
 
 TARGETS = {"resnet4b": 3.0, "cnn_a": 3.0, "resnet18": 1.3}
 HOLDERS = {"apgd-ce": "apgd", "apgd-t": "apgd_targeted", "fab-t": "fab", "square": "square"}

@@ -10,11 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import published
-from benchmarks.gpu_cases_apgd import EPS, official_step
-from benchmarks.gpu_square import SquareCase
-from benchmarks.timing import idle_share, interleaved
 from fastard import ops, reference, reference_fab
+
+from . import published
+from .gpu_cases_apgd import EPS, official_step
+from .gpu_square import SquareCase
+from .timing import idle_share, interleaved
 
 STEP_SHAPES = [(128, 3, 32, 32), (32, 3, 224, 224)]
 BOUNDS = {"Linf": (8 / 255, 2 / 255), "L2": (0.5, 0.1), "L1": (12.0, 3.0)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks.timing import environment
+from .environment import of_cpu
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
     machine_info.clear()
-    machine_info.update(environment())
+    machine_info.update(of_cpu())
 
 
 def pytest_benchmark_update_commit_info(config, commit_info):

@@ -21,12 +21,13 @@ from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from benchmarks import demo_figures, demo_folder, demo_timing
 from fastard import data, models
 from fastard.evaluate import evaluate
 from fastard.files import write_json
 from fastard.train import TrainConfig, TrainResult, train
 from fastard.training.defaults import resolve
+
+from . import demo_figures, demo_folder, demo_timing
 
 DATA, SEED, DEVICE = "digits", 0, "cpu"
 # The columns of the table and the attacks of the suite "basic" that they show.

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 import fastard
-from benchmarks.timing import cpu_name
 from fastard import native
 from fastard.files import require_writable_dir, write_json
+
+from .environment import cpu_name
 
 RECORD = "demo.json"
 MARK = {"demo": "fastard, handwritten digits"}

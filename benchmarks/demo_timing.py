@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import fastard
-from benchmarks import published
 from fastard.data import Images
 from fastard.training.config import Resolved
+
+from . import published, timing
 
 BATCH, WARM_UP, REPEATS, SEED = 128, 3, 30, 0
 
@@ -53,15 +53,11 @@ def compare(
     def theirs() -> Tensor:
         return published.rslad(student, teacher_logits, x, **attack)
 
-    times: dict[str, list[float]] = {"fastard": [], "published": []}
-    loops = {"fastard": ours, "published": theirs}
-    results = {}
-    for repeat in range(-WARM_UP, REPEATS):
-        # In both orders, so that neither always follows the other.
-        for name in sorted(loops, reverse=repeat % 2 == 1):
-            milliseconds, results[name] = _timed(loops[name])
-            if repeat >= 0:
-                times[name].append(milliseconds)
+    seconds, results = timing.turns(
+        {"fastard": ours, "published": theirs}, rounds=REPEATS, warm_up=WARM_UP,
+        before=lambda: torch.manual_seed(SEED),
+    )  # fmt: skip
+    times = {name: [1000 * value for value in values] for name, values in seconds.items()}
     gap = (results["fastard"] - results["published"]).abs()
     fastest = {name: min(values) for name, values in times.items()}
     return {
@@ -77,13 +73,6 @@ def compare(
         "pixels_that_differ": int((gap > 0).sum()),
         "largest_difference": gap.max().item(),
     }
-
-
-def _timed(loop: Callable[[], Tensor]) -> tuple[float, Tensor]:
-    torch.manual_seed(SEED)
-    begun = time.perf_counter()
-    result = loop()
-    return 1000 * (time.perf_counter() - begun), result
 
 
 def describe(attack: dict[str, Any]) -> tuple[str, str]:

@@ -15,14 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import timing
-from benchmarks.demo import DATA, NETWORKS
-from benchmarks.demo_timing import one_thread
 from fastard import data, models
 from fastard.engine import Program
 from fastard.evaluate import evaluate
 from fastard.files import write_json
 from fastard.train import TrainConfig, train
+
+from . import environment
+from .demo import DATA, NETWORKS
+from .demo_timing import one_thread
 
 SEEDS = tuple(range(8))
 ARMS = {"engine": True, "eager": False}
@@ -81,7 +82,7 @@ def run(out: Path, seeds: Sequence[int], epochs: int | None) -> dict[str, Any]:
         assert taught is not None
         best = "best.safetensors"
         record: dict[str, Any] = {
-            "complete": False, "environment": timing.environment(), "data": DATA,
+            "complete": False, "environment": environment.of_cpu(), "data": DATA,
             "method": student.method, "student": student.architecture,
             "teacher": {"method": teacher.method, "model": teacher.architecture,
                         **accuracies(folder / "teacher" / best, test)},

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 import fastard
-from benchmarks import attack_rivals, gpu_attack_floor, published
-from benchmarks.gpu_record import put
 from fastard import models, ops
+
+from . import attack_rivals, gpu_attack_floor, published, timing
+from .gpu_record import put
+from .timing import Clock, by_events
 
 # The first call checks values, the second is recorded, from the third on all are alike.
 BATCH, STEPS, EPS, ALPHA, ROUNDS, WARM_UP = 128, 10, 8 / 255, 2 / 255, 5, 3
@@ -29,7 +30,6 @@ ATTACK = {"eps": EPS, "alpha": ALPHA, "steps": STEPS}
 # The network's passes need not be deterministic, and a sign near 0 flips with the last bit.
 MOST_LOSS_GAP = {"tf32": 0.02, "bf16": 0.05}
 Loops = dict[str, Callable[[], Tensor]]
-Clock = Callable[[Callable[[], Any]], tuple[float, Any]]
 
 
 def network(device: str, name: str = "resnet18") -> nn.Module:
@@ -81,16 +81,10 @@ def published_loops(model: nn.Module, x: Tensor, teacher: Tensor) -> Loops:
 
 
 def in_turn(loops: Loops, clock: Clock, rounds: int = ROUNDS) -> tuple[dict[str, list[float]], Any]:
-    """Seconds of every loop, in both orders by turns and from equal noise, and their results."""
-    seconds: dict[str, list[float]] = {name: [] for name in loops}
-    results = {}
-    for turn in range(-WARM_UP, rounds):
-        for name in sorted(loops, reverse=turn % 2 == 1):
-            torch.manual_seed(1)
-            took, results[name] = clock(loops[name])
-            if turn >= 0:
-                seconds[name].append(took)
-    return seconds, results
+    """Seconds of every loop, taken in turn from equal noise, and their results."""
+    return timing.turns(
+        loops, clock, rounds=rounds, warm_up=WARM_UP, before=lambda: torch.manual_seed(1)
+    )
 
 
 def compare(
@@ -128,22 +122,6 @@ def compare(
                  "matrix_products": torch.backends.cuda.matmul.allow_tf32},
         "failures": failures,
     }  # fmt: skip
-
-
-def by_events(run: Callable[[], Any]) -> tuple[float, Any]:
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    begin.record()
-    result = run()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1e3, result
-
-
-def by_host(run: Callable[[], Any]) -> tuple[float, Any]:
-    begun = time.perf_counter()
-    result = run()
-    return time.perf_counter() - begun, result
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.attack_floor import floor
 from fastard.engine import Program
 from fastard.engine.precision import resolve, tf32
+
+from .attack_floor import floor
 
 
 def replays(

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import attack_rivals, gpu_attack
-from benchmarks.gpu_record import put
+from . import attack_rivals, gpu_attack
+from .gpu_record import put
 
 
 def variants(networks: Sequence[str], precisions: Sequence[str]) -> Iterator[tuple[str, ...]]:

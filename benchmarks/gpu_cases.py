@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks import gpu_rivals, published
-from benchmarks.gpu_case import Case, Chain, Outputs, Set
-from benchmarks.gpu_cases_apgd import ApgdStepCase
-from benchmarks.gpu_square import SquareCase
 from fastard import ops, reference
+
+from . import gpu_rivals, published
+from .gpu_case import Case, Chain, Outputs, Set
+from .gpu_cases_apgd import ApgdStepCase
+from .gpu_square import SquareCase
 
 BOUNDS = {"Linf": (8 / 255, 2 / 255), "L2": (0.5, 0.1), "L1": (12.0, 3.0)}
 STEPS = {"Linf": published.linf_step, "L2": published.l2_step, "L1": gpu_rivals.l1_step}

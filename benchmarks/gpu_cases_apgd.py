@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_case import Case, Chain, Outputs, Set
 from fastard import ops, reference_apgd
+
+from .gpu_case import Case, Chain, Outputs, Set
 
 EPS = 8 / 255
 

@@ -21,11 +21,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import gpu_summary
-from benchmarks.gpu_record import NAME, load, put
-from benchmarks.gpu_steps import STEPS, Context, Outcome, Step
 from fastard import native
 from fastard.files import require_writable_dir, write_json
+
+from . import gpu_summary
+from .gpu_record import NAME, load, put
+from .gpu_steps import STEPS, Context, Outcome, Step
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = "gpu_check.log"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.gpu_case import Case
+from .gpu_case import Case
 
 RIVALS = ("eager", "compile")
 

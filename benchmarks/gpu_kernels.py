@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import gpu_timing
-from benchmarks.gpu_case import Case, Outputs, Set, outputs
-from benchmarks.gpu_cases import CASES
-from benchmarks.gpu_figures import figures
-from benchmarks.gpu_record import put
 from fastard import ops
+
+from . import gpu_timing
+from .gpu_case import Case, Outputs, Set, outputs
+from .gpu_cases import CASES
+from .gpu_figures import figures
+from .gpu_record import put
 
 KEY = "kernels"
 Call = Callable[[Set], Outputs]

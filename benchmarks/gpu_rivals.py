@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import published
+from . import published
 
 
 def linf_with_feed(

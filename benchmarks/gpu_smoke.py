@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from benchmarks import gpu_smoke_apgd, gpu_smoke_fab, gpu_smoke_layers, gpu_smoke_square
-from benchmarks.gpu_kernels import backend
 from fastard import ops, reference
+
+from . import gpu_smoke_apgd, gpu_smoke_fab, gpu_smoke_layers, gpu_smoke_square
+from .gpu_kernels import backend
 
 BOUNDS = {"Linf": (8 / 255, 2 / 255), "L2": (0.5, 0.2), "L1": (4.0, 2.0)}
 # The sample in whole 16-byte groups and not; where `pgd_l2.cu` and `pgd_l1.cu` change their place:

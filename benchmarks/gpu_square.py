@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_case import Case, Chain, Outputs, Set
 from fastard import ops, reference_square
 from fastard.kinds import Norm
+
+from .gpu_case import Case, Chain, Outputs, Set
 
 EPS, SIDE, NUMBERS = 0.5, 7, 8
 

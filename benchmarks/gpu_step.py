@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
-from benchmarks import published_steps
-from benchmarks.gpu_attack import by_events, in_turn
-from benchmarks.gpu_record import put
-from benchmarks.step import sgd, step
-from benchmarks.step_agreement import agreement
 from fastard import methods, models
+
+from . import published_steps
+from .gpu_attack import by_events, in_turn
+from .gpu_record import put
+from .step import sgd, step
+from .step_agreement import agreement
 
 BATCH, STUDENT, TEACHER, ROUNDS = 128, "resnet18", "wrn-34-10", 5
 

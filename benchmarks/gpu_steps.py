@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_environment, gpu_reading
-from benchmarks.gpu_record import load
+from . import gpu_environment, gpu_reading, record_file
+from .gpu_record import load
+from .record import OURS
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,27 @@ def rivals(context: Context) -> Command:
     return [*module("gpu_attack_rivals")(context), "--seconds", f"{0.6 * context.seconds:.0f}"]
 
 
+def suite(context: Context) -> Command:
+    """The bench command's own lines and report, beside the record."""
+    out = context.record.parent / "bench"
+    given = ["--commit", context.commit] if context.commit else []
+    # Not by `fastard`: its command line needs a package that may be absent.
+    return [sys.executable, "-m", "benchmarks.bench", "--suite", "gpu", "--out", str(out),
+            "--minutes", f"{max(0.1, 0.7 * context.seconds / 60):.2f}", *given]  # fmt: skip
+
+
+def read_suite(context: Context, outcome: Outcome) -> Reading:
+    """How many lines of which status there are; a rival that failed is told in its own line."""
+    path = context.record.parent / "bench" / "bench.jsonl"
+    if not path.exists():
+        return {}, ["bench: it wrote nothing"]
+    run = record_file.read(path)
+    counts = Counter(line.status for line in run.results)
+    wrong = [f"bench: {r.case}: {r.reason}" for r in run.results
+             if r.who == OURS and r.status in ("failed", "disagrees")]  # fmt: skip
+    return {"lines": dict(counts)}, wrong
+
+
 # Every tensor an allocation of its own: torch's caching would hide what runs over its end.
 UNCACHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 
@@ -183,6 +206,7 @@ STEPS = (
     Step("training step", module("gpu_step"), by_status("training step"), 60, 0, extra=True),
     Step("other GPU tests", pytest("gpu", "tests", "--ignore=tests/engine", *ONLY_TRITON),
          read_tests, 120, 0, extra=True),
+    Step("bench", suite, read_suite, 240, 0, extra=True),
     Step("Triton memcheck", sanitizer("memcheck", "triton"), read_sanitizer, 60, 0, UNCACHED,
          extra=True),
     Step("other tests", pytest("not gpu and not build"), read_tests, 600, 0, extra=True),

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_attack_summary
-from benchmarks.gpu_record import load
+from . import gpu_attack_summary
+from .gpu_record import load
 
 
 def of_step(step: dict[str, Any]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_attack_summary, gpu_summary
-from benchmarks.gpu_record import load
+from . import gpu_attack_summary, gpu_summary
+from .gpu_record import load
 
 NONE = "No run on a GPU has been recorded yet: this page shows no GPU number, and claims none.\n"
 

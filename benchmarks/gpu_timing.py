@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from . import timing
+
 REPLAYS = 25
 LEAST_SECONDS = 3e-3  # of one replay, against the clock's half microsecond
 MOST_SETS, MOST_CALLS = 256, 2048
@@ -68,24 +70,23 @@ def captured(call: Callable[[int], Any], size: int, sets: int) -> Graph:
     return Graph(graph, rounds * sets, kept)
 
 
+def by_replay(graph: Graph) -> tuple[float, None]:
+    """Seconds a call of one replay."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    # Keeps the device busy while the host submits the graph.
+    torch.cuda._sleep(1_000_000)
+    begin.record()
+    graph.graph.replay()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3 / graph.calls, None
+
+
 def replayed(
     graphs: dict[str, Graph], prepare: Callable[[], None], replays: int = REPLAYS
 ) -> dict[str, dict[str, float]]:
     """Seconds a call of each graph, one replay of each in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in graphs}
-    for turn in range(-2, replays):
-        # In both orders, so that none always follows the same other one.
-        for name in sorted(graphs, reverse=turn % 2 == 1):
-            prepare()
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            # Keeps the device busy while the host submits the graph.
-            torch.cuda._sleep(1_000_000)
-            begin.record()
-            graphs[name].graph.replay()
-            end.record()
-            end.synchronize()
-            if turn >= 0:
-                seconds[name].append(begin.elapsed_time(end) / 1e3 / graphs[name].calls)
+    seconds, _ = timing.turns(graphs, by_replay, rounds=replays, warm_up=2, before=prepare)
     return {name: summary(values) for name, values in seconds.items()}
 
 
@@ -98,6 +99,7 @@ def summary(values: list[float]) -> dict[str, float]:
         "max": max(values),
         "p10": tenths[0],
         "p90": tenths[-1],
+        "spread": timing.summary(values).spread,
         "replays": len(values),
     }
 

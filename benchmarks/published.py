@@ -89,6 +89,58 @@ def madry(
     return x_adv.detach()
 
 
+def iad(
+    model: nn.Module, x: Tensor, y: Tensor,
+    alpha: float = 2 / 255, eps: float = 8 / 255, steps: int = 10,
+) -> Tensor:  # fmt: skip
+    """IAD's and ARD's attack (ZFancy/IAD, IAD-I.py): cross-entropy from an unclipped uniform start,
+    on the student in train mode, whose BN statistics every step updates."""
+    model.train()
+    x_adv = x.detach() + torch.zeros_like(x).uniform_(-eps, eps)
+    for _ in range(steps):
+        x_adv.requires_grad_()
+        with torch.enable_grad():
+            loss = F.cross_entropy(model(x_adv), y, reduction="sum")
+        grad = torch.autograd.grad(loss, [x_adv])[0]
+        x_adv = _linf_update(x_adv, grad, x, eps, alpha)
+    return x_adv.detach()
+
+
+def advertorch(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float = 8 / 255, alpha: float = 2 / 255,
+    steps: int = 10, norm: str = "Linf",
+) -> Tensor:  # fmt: skip
+    """advertorch's perturb_iterative after its random start (BorealisAI/advertorch 0.2.3).
+
+    backward() makes the weights' gradients too, and adds them up in .grad.
+    """
+    shape = (-1, *[1] * (x.dim() - 1))
+    delta = torch.zeros_like(x).uniform_(-1, 1)
+    if norm == "Linf":
+        delta = eps * delta
+    else:
+        delta = delta / delta.flatten(1).norm(dim=1).view(shape) * eps
+    delta = torch.clamp(x + delta, min=0.0, max=1.0) - x
+    delta.requires_grad_()
+    for _ in range(steps):
+        with torch.enable_grad():
+            loss = F.cross_entropy(model(x + delta), y, reduction="sum")
+        loss.backward()
+        assert delta.grad is not None
+        if norm == "Linf":
+            delta.data = delta.data + alpha * delta.grad.data.sign()
+            delta.data = torch.min(torch.max(delta.data, torch.full_like(x, -eps)),
+                                   torch.full_like(x, eps))  # fmt: skip
+        else:
+            size = delta.grad.data.flatten(1).norm(dim=1).view(shape)
+            delta.data = delta.data + alpha * delta.grad.data / (size + 1e-6)
+            length = delta.data.flatten(1).norm(dim=1).view(shape)
+            delta.data = delta.data * torch.clamp(eps / length, max=1.0)
+        delta.data = torch.clamp(x.data + delta.data, 0.0, 1.0) - x.data
+        delta.grad.data.zero_()
+    return torch.clamp(x + delta.data, 0.0, 1.0)
+
+
 def linf_step(x_adv: Tensor, grad: Tensor, x: Tensor, eps: float, alpha: float) -> Tensor:
     """The Linf update alone, each line allocating its result as the published loops do."""
     return _linf_update(x_adv, grad, x, eps, alpha)

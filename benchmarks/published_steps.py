@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import published
+from . import published
 
 
 def _kl(log_q: Tensor, p: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The README's results tables, made from the recorded runs: python -m benchmarks.readme_table."""
+"""The README's results tables, made from the recorded runs: make readme-table."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import autoattack_table, gpu_table, training_table
-from benchmarks.attack_table import attack_rows, cost_rows
 from fastard.files import atomic_path
+
+from . import autoattack_table, bench_table, gpu_table, training_table
+from .attack_table import attack_rows, cost_rows
+from .record_file import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path("benchmarks/results")
@@ -80,20 +82,30 @@ def machine(run: dict[str, Any]) -> str:
     )
 
 
-def attack_text(run: dict[str, Any]) -> str:
-    """What the attack table's columns mean, and where it was measured."""
-    info = run["environment"]
-    return (
-        "Every attack follows a change of the weights; the floor is the network's convolutions and "
-        "matrix products alone, each by the fastest algorithm at hand. Beside a missed ratio "
-        "stands the floor's own: an attack that cost nothing else would reach no more, so that "
-        "only faster convolutions could (`torch.compile` uses the same library's). On a shared "
-        "machine the loops that move most memory vary most from run to run, the published one "
-        "first. The bf16 targets are for "
-        f"CPUs with AMX. Source: [`{RESULTS}/cpu_attack.json`]({RESULTS}/cpu_attack.json), `make "
+ATTACK = (
+    "Every attack follows a change of the weights; the floor is the network's convolutions and "
+    "matrix products alone, each by the fastest algorithm at hand. Beside a missed ratio "
+    "stands the floor's own: an attack that cost nothing else would reach no more, so that "
+    "only faster convolutions could (`torch.compile` uses the same library's). On a shared "
+    "machine the loops that move most memory vary most from run to run, the published one "
+    "first. The bf16 targets are for CPUs with AMX."
+)
+
+
+def attack_lines(attack: dict[str, Any], bench: Run | None) -> list[str]:
+    """The table of whole attacks, of `fastard bench` where its result is recorded."""
+    if bench is not None:
+        source = bench_table.source(bench, str(RESULTS))
+        rows = attack_rows({"networks": bench_table.networks(bench)})
+        picture = bench_table.picture(ROOT / RESULTS, str(RESULTS))
+        return [*rows, "", *picture, f"{ATTACK} {source}"]
+    info = attack["environment"]
+    source = (
+        f"Source: [`{RESULTS}/cpu_attack.json`]({RESULTS}/cpu_attack.json), `make "
         f"bench-attack` on {info['cpu']}, {info['threads']} threads, {info['isa']}, torch "
         f"{info['torch']}; the fastest of interleaved rounds."
     )
+    return [*attack_rows(attack), "", f"{ATTACK} {source}"]
 
 
 def demo_rows(run: dict[str, Any]) -> list[str]:
@@ -126,7 +138,7 @@ def table() -> str:
     attack = json.loads((ROOT / RESULTS / "cpu_attack.json").read_text())
     costs = cost_rows(attack)
     lines = [
-        *attack_rows(attack), "", attack_text(attack), "",
+        *attack_lines(attack, bench_table.recorded(ROOT / RESULTS)), "",
         *costs, *([""] if costs else []),
         *kernel_rows(kernels), "",
         f"{copy_rate(kernels)} Source: [`{RESULTS}/cpu_kernels.json`]({RESULTS}/cpu_kernels.json), "

@@ -20,9 +20,10 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import reproduce_table, timing
-from benchmarks.reproduce_protocol import OWN_TEACHER, PROTOCOLS, ROWS, Protocol
 from fastard.files import require_writable_dir, write_json
+
+from . import environment, reproduce_table
+from .reproduce_protocol import OWN_TEACHER, PROTOCOLS, ROWS, Protocol
 
 LABELS = tuple(row.label for row in ROWS)
 
@@ -125,7 +126,7 @@ def record(
             complete.append(seed)
             found += [json.loads(file.read_text()) for file in files]
     return {
-        "environment": timing.environment(),
+        "environment": environment.of_cpu(),
         "protocol": asdict(protocol),
         "budget_minutes": minutes,
         "run_minutes": round(

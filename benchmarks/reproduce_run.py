@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.reproduce_protocol import network
 from fastard import data, methods, models
 from fastard.engine.precision import arithmetic, resolve
 from fastard.evaluation.attacks import Attack
 from fastard.evaluation.judge import judge
 from fastard.files import write_json
 from fastard.methods.registry import METHODS
+
+from .reproduce_protocol import network
 
 REFERENCE = 8 / 255
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,16 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import published_steps, step_parts, timing
-from benchmarks.attack import network
-from benchmarks.attack_record import Record
-from benchmarks.attack_summary import told
-from benchmarks.step_agreement import agreement
-from benchmarks.step_summary import summary
 from fastard import methods
 from fastard.data import Images
 from fastard.methods.base import Method
 from fastard.methods.registry import METHODS
+
+from . import environment, published_steps, step_parts, timing
+from .attack import network
+from .attack_record import Record
+from .attack_summary import told
+from .step_agreement import agreement
+from .step_summary import summary
 
 BATCH, IMAGES, TEACHER = 32, 640, "wrn-16-4"
 PUBLISHED = {"rslad": published_steps.rslad, "adaad": published_steps.adaad}
@@ -126,18 +126,11 @@ def measure(case: Case, batch: int = BATCH, images: int = IMAGES) -> dict[str, A
             built[name], steps[name] = ours(
                 case, net, teacher, held, precision == "bf16", form, batch
             )
-    samples: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(-1, case.rounds):
-        for name, run in steps.items():
-            begun = time.perf_counter()
-            run()
-            if turn >= 0:
-                samples[name].append(time.perf_counter() - begun)
+    samples, _ = timing.turns(steps, rounds=case.rounds)
     found: dict[str, Any] = {
         "method": case.method, "model": f"{case.method}-{case.student}", "student": case.student,
         "teacher": TEACHER, "batch": batch, "agreement": agreed,
-        "seconds": {k: {"min": min(v), "median": statistics.median(v), "rounds": len(v)}
-                    for k, v in samples.items()},
+        "seconds": {key: timing.plain(values) for key, values in samples.items()},
         "parts": {name: parts(method, steps[name], case.rounds) for name, method in built.items()},
         "data_seconds": data_share(held, batch),
     }  # fmt: skip
@@ -153,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cpu_step.json"))
     args = parser.parse_args(argv)
     try:
-        record = Record(args.out, timing.environment(), whole=set(args.only) == set(CASES))
+        record = Record(args.out, environment.of_cpu(), whole=set(args.only) == set(CASES))
     except ValueError as error:
         parser.error(str(error))
     for name in args.only:

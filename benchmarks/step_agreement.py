@@ -11,9 +11,10 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from benchmarks import published
 from fastard import methods
 from fastard.engine import Inference
+
+from . import published
 
 # From the same x', rounding alone is left in the parameters' update. Of x' itself a pixel whose
 # gradient is rounding may turn, and a few more at each step after it; the engine's parts from

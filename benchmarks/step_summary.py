@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.attack_summary import line
-from benchmarks.attack_table import told
-from benchmarks.step_parts import rest
+from .attack_summary import line
+from .attack_table import told
+from .step_parts import rest
 
 TIMES = {("resnet18", "fp32"): 1.2, ("resnet18", "bf16"): 4.0, ("mobilenetv2", "fp32"): 2.0}
 OVERHEAD, DATA = 0.03, 0.02

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import step_summary
+from . import step_summary
 
 STEP, ENGINE = "cpu_step.json", "engine_training.json"
 

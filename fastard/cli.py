@@ -1,4 +1,5 @@
-"""The command line: ``fastard train``, ``evaluate``, ``export``, ``teachers`` and ``doctor``."""
+"""The command line: ``fastard train``, ``evaluate``, ``export``, ``teachers``, ``bench``
+and ``doctor``."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import fastard
+from fastard.bench import BenchConfig, bench
 from fastard.evaluate import EvaluateConfig, evaluate_checkpoint
 from fastard.export import ExportConfig, export
 from fastard.teachers import TeachersConfig, select_teachers
@@ -29,6 +31,7 @@ Examples:
   fastard evaluate --checkpoint runs/teacher/best.safetensors
   fastard export --checkpoint runs/teacher/best.safetensors --format onnx --out teacher.onnx
   fastard teachers select --teacher a.safetensors --teacher b.safetensors --teacher c.safetensors
+  fastard bench --suite quick
   fastard doctor"""
 
 
@@ -42,12 +45,16 @@ Command = (
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[TeachersConfig, tyro.conf.subcommand("teachers")]
+    | Annotated[BenchConfig, tyro.conf.subcommand("bench")]
     | Annotated[DoctorConfig, tyro.conf.subcommand("doctor")]
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0, 2 for bad input, 130 when interrupted."""
+    """Runs a command and returns its exit status.
+
+    0, 1 where `bench` finds something slower, 2 for bad input, 130 when interrupted.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     # What keeps torchrun from taking a flag of ours, such as --n, for a short form of its own.
     if argv[:1] == ["--"]:
@@ -87,6 +94,8 @@ def _run(command: Command) -> int:
     if isinstance(command, TeachersConfig):
         select_teachers(command, Console())
         return 0
+    if isinstance(command, BenchConfig):
+        return bench(command, Console())
     from fastard import doctor
 
     return doctor.main()

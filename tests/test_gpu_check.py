@@ -204,7 +204,7 @@ gpu_check.run(steps, out, 60)
 def test_the_real_steps_fit_their_time():
     names = [step.name for step in gpu_steps.STEPS]
     extra = ["engine tests", "attack rivals", "training step", "other GPU tests",
-             "Triton memcheck", "other tests"]  # fmt: skip
+             "bench", "Triton memcheck", "other tests"]  # fmt: skip
     assert names == ["environment", "build", "binary", "op tests", "memcheck", "racecheck",
                      "kernels", "attack", *extra]  # fmt: skip
     assert sum(step.least for step in gpu_steps.STEPS) <= 0.8 * 60 * 8.5
@@ -222,11 +222,28 @@ def test_commands_of_the_real_steps(tmp_path, monkeypatch):
     assert build.variables(context) == {"FASTARD_CUDA": "on", "FASTARD_CUDA_ARCH": "90-real"}
     assert gpu_steps.environment(context)[-2:] == ["--commit", "abc"]
     assert "-m" in gpu_steps.pytest("gpu")(context)
+    assert gpu_steps.suite(context)[1:] == [
+        "-m", "benchmarks.bench", "--suite", "gpu", "--out", str(tmp_path / "bench"),
+        "--minutes", "1.17", "--commit", "abc"]  # fmt: skip
     monkeypatch.setattr(gpu_environment, "find_cuda_tool", lambda name: None)
     assert "compute-sanitizer is not" in gpu_steps.sanitizer("memcheck", "native")(context)
     monkeypatch.setattr(gpu_environment, "find_cuda_tool", lambda name: f"/cuda/bin/{name}")
     command = gpu_steps.sanitizer("racecheck", "native")(context)
     assert command[:3] == ["/cuda/bin/compute-sanitizer", "--tool", "racecheck"]
+
+
+def test_the_suites_lines_are_read(tmp_path):
+    context, done = Context(tmp_path / "gpu_check.json", tmp_path, 100.0), Outcome(0, "")
+    assert gpu_steps.read_suite(context, done) == ({}, ["bench: it wrote nothing"])
+    (tmp_path / "bench").mkdir()
+    example = Path(__file__).parent / "bench" / "example.jsonl"
+    (tmp_path / "bench" / "bench.jsonl").write_text(example.read_text())
+    figures, failures = gpu_steps.read_suite(context, done)
+    assert figures["lines"]["measured"] > 20 and failures == []
+    wrong = example.read_text().replace('"who": "foolbox"', '"who": "fastard"').replace(
+        '"status": "measured"', '"status": "failed"', 4)  # fmt: skip
+    (tmp_path / "bench" / "bench.jsonl").write_text(wrong)
+    assert gpu_steps.read_suite(context, done)[1][0].startswith("bench: pgd-kl resnet18")
 
 
 def test_a_cuda_tool_is_found_beside_nvcc_and_in_cuda_home(tmp_path, monkeypatch):

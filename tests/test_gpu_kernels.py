@@ -18,6 +18,7 @@ from benchmarks import (
     gpu_smoke,
     gpu_summary,
     gpu_timing,
+    timing,
 )
 from benchmarks.gpu_case import outputs
 from benchmarks.gpu_figures import figures
@@ -288,7 +289,7 @@ def test_the_smoke_finds_a_wrong_op(monkeypatch, capsys):
 def test_the_attacks_agree_on_the_cpu():
     model, x, teacher = small_net().eval(), torch.rand(4, 3, 8, 8), torch.randn(4, 10)
     floors = {"floor tf32": lambda: None}
-    found = gpu_attack.compare(model, x, teacher, gpu_attack.by_host, floors)
+    found = gpu_attack.compare(model, x, teacher, timing.by_host, floors)
     assert found["failures"] == [] and found["pixels_that_differ"]["fastard tf32"] == 0
     loops = {"published", "eager bf16 channels_last", "fastard tf32", "fastard bf16"}
     assert set(found["loss_reached"]) == loops
@@ -304,7 +305,7 @@ def test_a_weak_attack_is_a_failure(monkeypatch):
             parameter.mul_(4)
     monkeypatch.setattr(gpu_attack.fastard, "pgd_kl", lambda model, x, *_, **__: x.clone())
     assert "losses reached differ" in gpu_attack.compare(
-        model, x, teacher, gpu_attack.by_host)["failures"][0]  # fmt: skip
+        model, x, teacher, timing.by_host)["failures"][0]  # fmt: skip
 
 
 @pytest.mark.gpu

@@ -18,11 +18,11 @@ README = (readme_table.ROOT / "README.md").read_text()
 
 
 def test_table_is_the_recorded_runs():
-    assert readme_table.with_table(README) == README, "run: python -m benchmarks.readme_table"
+    assert readme_table.with_table(README) == README, "run: make readme-table"
 
 
 def test_every_source_exists():
-    named = re.findall(r"benchmarks/results/[\w.]+\.json", README)
+    named = re.findall(r"benchmarks/results/[\w.]+\.jsonl?", README)
     assert named
     for name in named:
         assert (readme_table.ROOT / name).is_file(), name
@@ -75,9 +75,9 @@ def test_a_gpu_is_named_with_a_recorded_run_alone():
 def test_every_recorded_run_stands_in_the_index():
     results = readme_table.ROOT / readme_table.RESULTS
     index = (results / "README.md").read_text()
-    for path in results.glob("*.json"):
+    for path in results.glob("*.json*"):
         assert f"`{path.name}`" in index or path.name.startswith("gpu_"), path.name
-    named = re.findall(r"^\| `(\w+\.json)`", index, flags=re.M)
+    named = re.findall(r"^\| `(\w+\.jsonl?)`", index, flags=re.M)
     assert named and all((results / name).is_file() for name in named)
 
 

@@ -21,7 +21,7 @@ def made_run(label: str, seed: int, robust: np.ndarray) -> dict:
     everything = np.packbits(np.ones_like(robust)).tobytes().hex()
     survived = {"clean": everything, "pgd20": bits, "cw30": everything}
     return {
-        "label": label, "student": "net", "seed": seed, "test_n": len(robust), "survived": survived
+        "label": label, "train_seconds": 60.0, "evaluation_seconds": 30.0, "student": "net", "seed": seed, "test_n": len(robust), "survived": survived
     }  # fmt: skip
 
 
@@ -79,6 +79,7 @@ def test_only_whole_seeds_enter_the_table(tmp_path):
         run = made_run(spec["label"], spec["seed"], some(0.5, 1))
         (tmp_path / name).write_text(json.dumps(run))
     made = reproduce.record(specs, tmp_path, protocol, 1.0)
+    assert made["run_minutes"] == 3.0
     assert made["seeds"] == [0] and [line["seeds"] for line in made["rows"]] == [1, 1]
 
 

@@ -65,7 +65,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": TRAINING
     | {"__init__", "reference_apgd", "reference_fab", "reference_noise", "reference_square"},
     "export": PLAIN | {"models", "progress"},
-    "cli": {"__init__", "doctor", "evaluate", "export", "teachers", "train"} | PLAIN,
+    "bench": set(),
+    "cli": {"__init__", "bench", "doctor", "evaluate", "export", "teachers", "train"} | PLAIN,
     "__main__": {"cli"},
 }
 

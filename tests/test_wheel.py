@@ -94,12 +94,15 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
         "fastard", f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"}  # fmt: skip
     assert len([name for name in inside if re.fullmatch(r"fastard/_C\..*\.so", name)]) == 1
     modules = {name for name in inside if name.startswith("fastard/") and name.endswith(".py")}
-    package = test_build.ROOT / "fastard"
-    assert modules == {str(p.relative_to(package.parent)) for p in package.rglob("*.py")}
+    package, benchmarks = test_build.ROOT / "fastard", test_build.ROOT / "benchmarks"
+    own = {str(p.relative_to(package.parent)) for p in package.rglob("*.py")}
+    carried = {f"fastard/_benchmarks/{p.relative_to(benchmarks)}" for p in benchmarks.rglob("*.py")}
+    assert modules == own | carried - {"fastard/_benchmarks/conftest.py"}
     others = {name for name in inside if name.startswith("fastard/")} - modules
+    page = {f"fastard/_benchmarks/report/page.{suffix}" for suffix in ("html", "css", "js")}
     assert {name for name in others if not name.startswith("fastard/_C.")} == {
-        *("fastard/py.typed", "fastard/training/summary.html"),
-    }
+        *("fastard/py.typed", "fastard/training/summary.html"), *page,
+    }  # fmt: skip
 
 
 def test_the_wheel_needs_torch_at_run_time_alone(wheel):
