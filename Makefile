@@ -49,7 +49,7 @@ demo: install
 	$(PY) -m benchmarks.demo --out runs/demo
 
 test: install
-	$(PY) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 # The binary that `make install` built, under the oldest torch that it promises to run with.
 OLDEST := $(VENV)-oldest

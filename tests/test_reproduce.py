@@ -21,7 +21,8 @@ def made_run(label: str, seed: int, robust: np.ndarray) -> dict:
     everything = np.packbits(np.ones_like(robust)).tobytes().hex()
     survived = {"clean": everything, "pgd20": bits, "cw30": everything}
     return {
-        "label": label, "train_seconds": 60.0, "evaluation_seconds": 30.0, "student": "net", "seed": seed, "test_n": len(robust), "survived": survived
+        "label": label, "student": "net", "seed": seed, "test_n": len(robust), "survived": survived,
+        "train_seconds": 60.0, "evaluation_seconds": 30.0,
     }  # fmt: skip
 
 
