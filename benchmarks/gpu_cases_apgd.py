@@ -15,12 +15,15 @@ from .gpu_case import Case, Chain, Outputs, Set
 EPS = 8 / 255
 
 
-def official_step(x_adv: Tensor, x_old: Tensor, grad: Tensor, x: Tensor, size: Tensor) -> Tensor:
-    """The official code's Linf step with momentum; size is [B, 1, 1, 1]."""
+def official_step(
+    x_adv: Tensor, x_old: Tensor, grad: Tensor, x: Tensor, size: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The official code's Linf step with momentum and its copy of the point that is left; size is
+    [B, 1, 1, 1]."""
     moved = x_adv + size * torch.sign(grad)
     moved = torch.clamp(torch.min(torch.max(moved, x - EPS), x + EPS), 0.0, 1.0)
     mixed = x_adv + (moved - x_adv) * 0.75 + (x_adv - x_old) * 0.25
-    return torch.clamp(torch.min(torch.max(mixed, x - EPS), x + EPS), 0.0, 1.0)
+    return torch.clamp(torch.min(torch.max(mixed, x - EPS), x + EPS), 0.0, 1.0), x_adv.clone()
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class ApgdStepCase(Case):
         return f"apgd_step_ Linf {self.size}"
 
     def bytes(self) -> int:
-        """16 read + 8 written an element."""
-        return 24 * math.prod(self.shape)
+        """16 read + 8 written an element, and a step size a sample."""
+        return 24 * math.prod(self.shape) + 4 * self.shape[0]
 
     def inputs(self, device: str, generator: torch.Generator) -> Set:
         x, grad, a, b = (
@@ -55,7 +58,7 @@ class ApgdStepCase(Case):
 
     def fastard(self, s: Set) -> Outputs:
         names = ("own", "own_old", "grad", "x", "eps", "size")
-        return (ops.apgd_step_(*(s[name] for name in names)),)
+        return ops.apgd_step_(*(s[name] for name in names)), s["own_old"]
 
     def chain(self) -> Chain:
         return official_step
@@ -63,4 +66,5 @@ class ApgdStepCase(Case):
     def exact(self, s: Set) -> Outputs:
         names = ("x_adv", "x_old", "grad", "x", "eps", "size")
         wide = [s[name].double() for name in names]
-        return (reference_apgd.apgd_step(*wide, "Linf", 0.75, 0.0, 1.0),)  # type: ignore[arg-type]
+        moved = reference_apgd.apgd_step(*wide, "Linf", 0.75, 0.0, 1.0)  # type: ignore[arg-type]
+        return moved, wide[0]

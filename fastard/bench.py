@@ -53,7 +53,8 @@ def bench(config: BenchConfig, console: Console) -> int:
     try:
         return made.run(asked, console)
     except KeyboardInterrupt:
-        console.print(f"interrupted; {config.out / made.NAME} holds what was measured")
+        kept = config.out / made.NAME
+        console.print(f"interrupted; {kept} holds what was measured", soft_wrap=True)
         return 130
 
 
