@@ -14,6 +14,22 @@ from fastard import ops
 
 # The attacks that draw, by the number that keeps their streams apart.
 STREAMS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square", "pgd", "cw")
+MOST_RESTARTS = 256
+
+
+def require_keys(n_restarts: int) -> None:
+    """Raises ValueError for more restarts than `CounterDraws` has numbers for."""
+    if n_restarts > MOST_RESTARTS:
+        raise ValueError(
+            f"n_restarts must be at most {MOST_RESTARTS} with draws keyed by sample, but is "
+            f"{n_restarts}."
+        )
+
+
+def require_seed(seed: float) -> None:
+    """Raises ValueError for a seed of more than 64 bits, as torch's generators take them."""
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed must be from -2**63 to 2**64 - 1, but is {seed}.")
 
 
 class Draws(Protocol):
@@ -81,6 +97,7 @@ class OfficialDraws(GeneratorDraws):
     """
 
     def __init__(self, seed: float, device: str | torch.device = "cpu") -> None:
+        require_seed(seed)
         super().__init__(torch.Generator(device).manual_seed(int(seed)), device)
 
 
@@ -98,14 +115,16 @@ class CounterDraws:
     _stream: int = field(init=False)
 
     def __post_init__(self) -> None:
+        require_seed(self.seed)
         self._stream = STREAMS.index(self.attack)
 
     def _draw(
         self, ids: Tensor, shape: Sequence[int], restart: int, target: int, iteration: int,
         normal: bool,
     ) -> Tensor:  # fmt: skip
+        require_keys(restart + 1)
         # 4 bits of attack, 4 of part, 8 of restart, 16 of target.
-        stream = (self._stream << 28) | (self.part << 24) | ((restart & 0xFF) << 16)
+        stream = (self._stream << 28) | (self.part << 24) | (restart << 16)
         stream |= target & 0xFFFF
         numbers = math.prod(shape)
         drawn = ops.counter_noise(ids, numbers, self.seed, stream, iteration, normal)

@@ -16,7 +16,8 @@ from fastard.attacks.apgd import Walk
 from fastard.attacks.apgd_losses import check_classes
 from fastard.attacks.apgd_runs import Outcome, Place, Rows, Runs, Setting, all_runs
 from fastard.attacks.apgd_schedule import large_radii, windows
-from fastard.attacks.draws import CounterDraws, Draws, OfficialDraws
+from fastard.attacks.draws import CounterDraws, Draws, OfficialDraws, require_keys
+from fastard.autoattack.inputs import attacked_dtype
 from fastard.autoattack.search import EagerSearch, EngineSearch
 from fastard.autoattack.zero_gradients import warn_of_zero_gradients
 from fastard.engine import Program
@@ -113,6 +114,7 @@ class APGDAttack:
         """The numbers, and those that the official code draws on x's device."""
         seed = int(time.time() if self.seed is None else self.seed)
         if self.compat != "official":
+            require_keys(self.n_restarts)
             return CounterDraws(seed, self._stream()), None
         draws = OfficialDraws(seed)
         return draws, OfficialDraws(seed, device) if device.type != "cpu" else None
@@ -148,7 +150,8 @@ class APGDAttack:
         *,
         ids: Tensor | None = None,
     ) -> Tensor:
-        """Images that the model errs on, x itself where none was found; float32, on `device`.
+        """Images that the model errs on, x itself where none was found; on `device`, float32
+        (float64 for an x and a model of it).
 
         Args:
             x: [B, C, H, W] in [0, 1].
@@ -173,7 +176,9 @@ class APGDAttack:
         if x.dim() < 2:
             raise ValueError(f"x must be a batch of images [B, C, H, W], but is {list(x.shape)}.")
         device = checks.device(self.device, "device") or x.device
-        x = x.detach().to(device, torch.float32).contiguous()
+        x = x.detach().to(device, attacked_dtype(self.model, x)).contiguous()
+        # "cuda" names the device of the tensor, which bears a number, but does not equal it.
+        device = x.device
         checks.in_box(x, 0.0, 1.0)
         if x_init is not None:
             checks.same_shape(x_init, x, "x_init", "x")

@@ -6,19 +6,35 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastard import checks
+from fastard.attacks.draws import require_keys
 from fastard.autoattack.attack_set import make_attacks
 from fastard.autoattack.evaluation import Evaluation
+from fastard.autoattack.inputs import (
+    checked_images,
+    checked_seed,
+    require_place,
+    require_square_fits,
+)
+from fastard.autoattack.judge import verdict
 from fastard.autoattack.log import Logger
 from fastard.autoattack.report import Report
 from fastard.autoattack.search import EagerSearch, EngineSearch
-from fastard.autoattack.versions import VERSIONS, check_attacks, configure
+from fastard.autoattack.versions import (
+    VERSIONS,
+    changed,
+    check_attacks,
+    configure,
+    settings_of,
+)
 from fastard.engine import Program, attack_mode
+from fastard.engine.passes import NoGradient
 from fastard.engine.precision import arithmetic, resolve
 from fastard.engine.unwrap import Model
 from fastard.kinds import parse_norm, unknown
@@ -52,7 +68,8 @@ class AutoAttack:
             so that no batch size, order or number of processes changes them. "official" draws in
             the official order, from a generator of its own, and accepts what it accepts (without a
             look at the norm); on the CPU its verdicts are the official code's.
-        engine: whether the search runs on the compiled program; None: unless compat="official".
+        engine: whether the search runs on the compiled program; None: unless compat="official". A
+            random model, and version="rand", is searched as it is: a program has one of its paths.
         precision: of the search on the engine; verdicts are fp32.
 
     Attributes:
@@ -97,13 +114,12 @@ class AutoAttack:
             raise ValueError("attacks_to_run will be overridden unless you use version='custom'")
         if compat not in COMPATS:
             raise ValueError(f"compat must be None or 'official', but is {compat!r}.")
-        if seed is not None:
-            checks.number(seed, "seed")
         resolve(precision, "cpu")
         self.engine = compat is None if engine is None else engine
         if precision != "fp32" and not self.engine:
             raise ValueError(f"precision must be 'fp32' without the engine, but is {precision!r}.")
-        self.model, self.norm, self.epsilon, self.seed = model, parse_norm(norm).name, eps, seed
+        self.model, self.norm, self.epsilon = model, parse_norm(norm).name, float(eps)
+        self.seed = checked_seed(seed)
         self.verbose, self.version, self.compat = verbose, version, compat
         self.attacks_to_run = check_attacks(attacks_to_run)
         self.device, self.precision = checks.device(device, "device"), precision
@@ -112,10 +128,17 @@ class AutoAttack:
         self.reports: dict[str, Report] = {}
         self.on_batch: Callable[[str, int, int, float], None] | None = None
         self.apgd, self.apgd_targeted, self.fab, self.square = make_attacks(
-            model, self.norm, eps, seed, self.device, self.logger
+            model, self.norm, self.epsilon, self.seed, self.device, self.logger, compat
         )
+        self._made = settings_of(self._attacks())
         if version != "custom":
             self.set_version(version)
+
+    def _attacks(self) -> dict[str, Any]:
+        return {
+            "apgd": self.apgd, "apgd_targeted": self.apgd_targeted, "fab": self.fab,
+            "square": self.square,
+        }  # fmt: skip
 
     def set_version(self, version: str = "standard") -> None:
         """Sets attacks and settings of "standard", "plus" or "rand"."""
@@ -127,6 +150,18 @@ class AutoAttack:
         configure(version, self.norm, self.apgd, self.apgd_targeted, self.fab, self.square)
         if version == "plus" and self.norm == "L1" and self.verbose:
             print(f'"{version}" version is used with {self.norm} norm: please check')
+
+    @property
+    def version_name(self) -> str:
+        """The version, and what was changed of it since."""
+        if self.version not in VERSIONS:
+            return self.version
+        asked = {name: SimpleNamespace(**vars(made)) for name, made in self._made.items()}
+        configure(self.version, self.norm, *asked.values())
+        said = changed(
+            asked, settings_of(self._attacks()), VERSIONS[self.version], self.attacks_to_run
+        )
+        return f"{self.version}, changed ({', '.join(said)})" if said else self.version
 
     def cheap(self) -> None:
         """One restart of each attack and 1,000 queries of Square, as the official code had it."""
@@ -147,18 +182,24 @@ class AutoAttack:
             self.logger.log(text)
 
     def device_of(self, x: Tensor) -> torch.device:
-        return x.device if self.device is None else self.device
+        """Where to run, by the name that tensors there bear: "cuda" is "cuda:0" there."""
+        return x.device if self.device is None else torch.empty(0, device=self.device).device
 
-    def make_search(self) -> EagerSearch | EngineSearch:
-        """How this evaluation's attacks see the model: its weights as they are now."""
+    def make_search(self, random: bool = False) -> EagerSearch | EngineSearch:
+        """How this evaluation's attacks see the model: its weights as they are now.
+
+        Args:
+            random: the model answers anew each time, which a program would not.
+        """
         if self.compat == "official" and not self.engine:
             return EagerSearch(self.model)
-        return EngineSearch(Program(self.model, self.precision, engine=self.engine, frozen=True))
+        engine = self.engine and not random
+        return EngineSearch(Program(self.model, self.precision, engine=engine, frozen=True))
 
     @contextmanager
     def attacking(self, search: EagerSearch | EngineSearch) -> Iterator[None]:
         """The attacks search by `search` in the block, and by models of their own outside."""
-        attacks = (self.apgd, self.apgd_targeted, self.fab, self.square)
+        attacks = self._attacks().values()
         kept = [(attack.search, attack.compat) for attack in attacks]
         for attack in attacks:
             attack.search, attack.compat = search, self.compat
@@ -194,12 +235,26 @@ class AutoAttack:
         Raises:
             TypeError, ValueError: bad input, in one sentence.
         """
-        y, ids = self._checked(x_orig, y_orig, bs, ids)
-        path = None if state_path is None else Path(state_path)
-        evaluation = Evaluation(self, x_orig, y, bs, path, ids)
-        self.report = evaluation.report
-        x_adv, y_adv = evaluation.run()
+        # What is made under the caller's inference mode could be neither written nor followed.
+        with torch.inference_mode(False):
+            y, ids = checked_images(self.model, x_orig, y_orig, bs, ids)
+            self._require_ready(x_orig, state_path)
+            path = None if state_path is None else Path(state_path)
+            evaluation = Evaluation(self, x_orig, y, bs, path, ids)
+            self.report = evaluation.report
+            x_adv, y_adv = evaluation.run()
         return (x_adv, y_adv) if return_labels else x_adv
+
+    def _require_ready(self, x: Tensor, state_path: str | Path | None) -> None:
+        """Refuses what an attack would fail on when its turn comes."""
+        check_attacks(self.attacks_to_run)
+        if "square" in self.attacks_to_run:
+            require_square_fits(x, self.norm, self.epsilon)
+        if self.compat is None:
+            for attack in self._attacks().values():
+                require_keys(attack.n_restarts)
+        require_place(state_path, "state_path")
+        require_place(self.logger.log_path, "log_path")
 
     def run_standard_evaluation_individual(
         self,
@@ -211,6 +266,8 @@ class AutoAttack:
         ids: Tensor | None = None,
     ) -> dict[str, Any]:
         """Each attack on all samples that are right when clean; x_adv (and y_adv) by attack."""
+        checked_images(self.model, x_orig, y_orig, bs, ids)
+        self._require_ready(x_orig, None)
         names, verbose = self.attacks_to_run, self.verbose
         self.say(f"using {self.version} version including {', '.join(names)}")
         found, reports = {}, {}
@@ -218,10 +275,19 @@ class AutoAttack:
             for name in names:
                 begun = time.perf_counter()
                 self.attacks_to_run, self.verbose = [name], False
-                x_adv, y_adv = self.run_standard_evaluation(x_orig, y_orig, bs, True, ids=ids)
+                try:
+                    x_adv, y_adv = self.run_standard_evaluation(x_orig, y_orig, bs, True, ids=ids)
+                except NoGradient as error:
+                    # Square may be among the others, and needs none.
+                    if "square" not in names:
+                        raise
+                    self.logger.warning(str(error))
+                    continue
+                finally:
+                    self.verbose = verbose
                 found[name] = (x_adv, y_adv) if return_labels else x_adv
                 assert self.report is not None
-                reports[name], self.verbose = self.report, verbose
+                reports[name] = self.report
                 space = "\t \t" if name == "fab" else "\t"
                 self.say(
                     f"robust accuracy by {name.upper()} {space} "
@@ -235,41 +301,13 @@ class AutoAttack:
 
     def clean_accuracy(self, x_orig: Tensor, y_orig: Tensor, bs: int = 250) -> float:
         """The share of samples that the model, in eval mode and fp32, is right on."""
-        y, _ = self._checked(x_orig, y_orig, bs, None)
+        y, _ = checked_images(self.model, x_orig, y_orig, bs, None)
         device, right = self.device_of(x_orig), 0
         precise = resolve("fp32", device.type)
         with torch.no_grad(), attack_mode(self.model), arithmetic(precise, self.model, device.type):
             for images, labels in zip(x_orig.split(bs), y.split(bs), strict=True):
-                said = self.get_logits(images.to(device)).argmax(1)
-                right += int((said == labels.to(device)).sum())
+                said = verdict(self.get_logits(images.to(device)), labels.to(device))
+                right += int((~said.wrong).sum())
         if self.verbose:
             print(f"clean accuracy: {right / len(y):.2%}")
         return right / len(y)
-
-    def _checked(self, x: Tensor, y: Tensor, bs: int, ids: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The labels on x's device in int64, and the samples' ids."""
-        if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"x_orig must be float32 or float64, but is {checks.describe(x)}.")
-        if x.dim() < 2 or len(x) == 0:
-            raise ValueError(
-                f"x_orig must be a batch of images [N, C, H, W], N >= 1, but is {list(x.shape)}."
-            )
-        low, high = (v.item() for v in torch.aminmax(x.detach()))
-        # One rounding, for images that were interpolated; NaN fails both comparisons.
-        slack = torch.finfo(x.dtype).eps
-        if not (low >= -slack and high <= 1 + slack):
-            raise ValueError(
-                f"x_orig must lie in [0, 1], but its values span [{low:.8g}, {high:.8g}]: pass "
-                "images before normalisation, which belongs into the model."
-            )
-        checks.steps(bs, "bs")
-        if isinstance(y, Tensor):
-            y = y.to(x.device)
-        y = checks.labels(y, len(x), x.device, "y_orig").to(torch.int64)
-        if ids is None:
-            return y, torch.arange(len(x))
-        if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.shape != (len(x),):
-            raise ValueError(
-                f"ids must be int64 [{len(x)}], one a sample, but is {checks.describe(ids)}."
-            )
-        return y, ids.cpu()

@@ -11,14 +11,18 @@ import torch
 from torch import Tensor
 
 from fastard.autoattack import checks
-from fastard.autoattack.judge import distance, drawn_in, inside, verdict
+from fastard.autoattack.judge import Verdict, distance, drawn_in, inside, verdict
 from fastard.autoattack.report import CLEAN, RESTORED, ROBUST, Report
-from fastard.autoattack.state import Adversarials, EvaluationState, Found
-from fastard.autoattack.versions import plan, settings
+from fastard.autoattack.search import EagerSearch, EngineSearch, missing_gradient
+from fastard.autoattack.state import Adversarials, EvaluationState, Found, identity
+from fastard.autoattack.versions import Plan, plan, settings, without_gradients
 from fastard.checks import labels_below
 from fastard.engine import attack_mode
 from fastard.engine.precision import arithmetic, resolve
 from fastard.kinds import parse_norm
+
+# A logit's lead, over the largest logit, that no rounding of another batch explains.
+_CLEAR = 1e-3
 
 if TYPE_CHECKING:
     from fastard.autoattack.driver import AutoAttack
@@ -32,16 +36,20 @@ class Evaluation:
     ) -> None:
         self.owner, self.x, self.y, self.bs, self.ids = owner, x.detach(), y, bs, ids
         self.norm, self.device = parse_norm(owner.norm), owner.device_of(x)
+        self.identity: dict[str, Any] = {}
+        if path is not None:
+            self.identity = identity(self.x, y, owner.epsilon, owner.norm, owner.seed)
         self.state, self.adversarials = self._opened(path)
         self.x_adv, self.y_adv = x.detach().clone(), y.detach().clone()
         self.robust = torch.zeros(len(x), dtype=torch.bool)
         self.tried: dict[str, Tensor] = {}
-        self.search = owner.make_search()
+        self.search: EagerSearch | EngineSearch
+        self.random = owner.version == "rand"
         # One seed a run: each sample's draws are its own, however it is batched.
         self.seed = int(owner.get_seed())
         told = self.seed if owner.compat is None else owner.seed
         self.report = Report(
-            owner.version, (), owner.norm, owner.epsilon, told, owner.compat, owner.engine,
+            owner.version_name, (), owner.norm, owner.epsilon, told, owner.compat, owner.engine,
             owner.precision, self.robust, [ROBUST] * len(x))  # fmt: skip
         # The attacks have the logger too: what they flag belongs to this report.
         owner.logger.flags = self.report.flags
@@ -63,6 +71,8 @@ class Evaluation:
                 f"state_path must hold a flag for each of the {len(self.x)} samples of x, but "
                 f"{path} has {len(state.robust_flags)}."
             )
+        if kept is not None and state.robust_flags is not None:
+            kept.require_of(self.identity)
         owner.say(f"Restored state from {path}")
         return state, kept
 
@@ -71,20 +81,21 @@ class Evaluation:
         owner, cuda = self.owner, self.device.type == "cuda"
         with ExitStack() as around:
             around.enter_context(torch.random.fork_rng([self.device] if cuda else []))
-            around.enter_context(torch.inference_mode(False))
             around.enter_context(torch.no_grad())
             around.enter_context(attack_mode(owner.model))
             around.enter_context(
                 arithmetic(resolve("fp32", self.device.type), owner.model, self.device.type)
             )
-            around.enter_context(owner.attacking(self.search))
             left = [a for a in owner.attacks_to_run if a not in self.state.run_attacks]
             owner.say(f"using {owner.version} version including {', '.join(left)}.")
             if self.state.run_attacks:
                 owner.say(f"{', '.join(self.state.run_attacks)} was/were already run.")
             classes = self._check_model()
-            self._clean(classes)
-            self._attack_all(classes)
+            self.search = self._made_search()
+            chosen = self._planned(classes)
+            around.enter_context(owner.attacking(self.search))
+            self._clean()
+            self._attack_all(chosen)
         return self.x_adv, self.y_adv
 
     def _flag(self, message: str | None) -> None:
@@ -112,14 +123,42 @@ class Evaluation:
         classes = output.shape[1]
         labels_below(self.y, classes, "y_orig")
         if owner.version != "rand":
-            self._flag(checks.randomized(self._logits, x, y))
+            flag = checks.randomized(self._logits, x, y)
+            self._flag(flag)
+            self.random = flag is not None
         self._flag(checks.range_output(output))
         self._flag(checks.dynamic(owner.get_logits, x))
         targets = owner.apgd_targeted.n_target_classes, owner.fab.n_target_classes
         self._flag(checks.n_classes(classes, owner.attacks_to_run, *targets))
         return classes
 
-    def _clean(self, classes: int) -> None:
+    def _made_search(self) -> EagerSearch | EngineSearch:
+        if self.random and self.report.engine:
+            self.report.engine = False
+            self.owner.say("A random model: the search runs it as it is, without the engine.")
+        return self.owner.make_search(self.random)
+
+    def _planned(self, classes: int) -> Plan:
+        """What runs; says why where that is less than was asked for."""
+        owner, report = self.owner, self.report
+        chosen = plan(
+            owner.attacks_to_run, classes, owner.apgd_targeted.n_target_classes,
+            owner.fab.n_target_classes)  # fmt: skip
+        if any(attack != "square" for attack in chosen.attacks):
+            why = missing_gradient(self.search, self._batch(torch.arange(min(2, len(self.x))))[0])
+            if why is not None:
+                chosen = without_gradients(chosen, why)
+                self._flag(chosen.reductions[-1])
+        report.attacks, report.targets = chosen.attacks, chosen.most_targets
+        report.classes = classes
+        if chosen.reductions:
+            changed = report.version.partition(", changed ")
+            report.version = f"reduced{''.join(changed[1:])}"
+            report.reductions = chosen.reductions
+            owner.say(f"reduced version: {'; '.join(chosen.reductions)}")
+        return chosen
+
+    def _clean(self) -> None:
         report, state = self.report, self.state
         for rows in torch.arange(len(self.x)).split(self.bs):
             x, y = self._batch(rows)
@@ -134,12 +173,12 @@ class Evaluation:
             state.robust_flags, state.clean_accuracy = self.robust, accuracy
             report.accuracy["clean"] = accuracy
             if self.adversarials is not None:
-                self.adversarials.clear()
+                self.adversarials.begin(self.identity)
                 self.owner.say(f"Created state in {state.path}")
             state.save(force=True)
             self.owner.say(f"initial accuracy: {accuracy:.2%}")
         else:
-            report.accuracy["clean"] = state.clean_accuracy
+            report.accuracy["clean"], report.resumed = state.clean_accuracy, True
             self._restore(state.robust_flags)
             state.robust_flags = self.robust
             self.owner.say(f"initial clean accuracy: {state.clean_accuracy:.2%}")
@@ -154,6 +193,7 @@ class Evaluation:
             if found.attack not in self.state.run_attacks:
                 before = self.tried.get(found.attack, found.rows[:0])
                 self.tried[found.attack] = torch.cat((before, found.rows))
+            self._require_broken(found)
             self._break(found)
         lost = self.robust & ~flags
         for row in lost.nonzero()[:, 0].tolist():
@@ -170,6 +210,29 @@ class Evaluation:
             robust -= report.broken_by.count(attack)
             report.accuracy[attack] = robust / len(self.robust)
 
+    def _require_broken(self, found: Found) -> None:
+        """Raises ValueError for restored images that do not break this model at these images."""
+        rows = found.rows[found.broken]
+        if not len(rows):
+            return
+        fits = int(rows.max()) < len(self.x) and found.adv.shape[1:] == self.x.shape[1:]
+        if fits:
+            x, y = self._batch(rows)
+            adv = found.adv.to(x)
+            if self.owner.compat is None:
+                fits = bool(inside(adv, x, self.owner.epsilon, self.norm).all())
+            if fits and not self.random:
+                logits = self._logits(adv)
+                own = logits.gather(1, y[:, None])
+                lead = own - logits.scatter(1, y[:, None], -torch.inf).amax(1, True)
+                clear = lead > _CLEAR * logits.abs().amax(1, True)
+                fits = not bool(clear.any())
+        if not fits:
+            raise ValueError(
+                f"state_path must be a file of this evaluation, but an image that {found.attack} "
+                f"found, restored from {self.state.path}, does not break this model in this ball."
+            )
+
     def _break(self, found: Found) -> None:
         rows = found.rows[found.broken]
         self.robust[rows] = False
@@ -181,15 +244,8 @@ class Evaluation:
     def _accuracy(self) -> float:
         return int(self.robust.sum()) / len(self.robust)
 
-    def _attack_all(self, classes: int) -> None:
+    def _attack_all(self, chosen: Plan) -> None:
         owner, report, state = self.owner, self.report, self.state
-        chosen = plan(
-            owner.attacks_to_run, classes, owner.apgd_targeted.n_target_classes,
-            owner.fab.n_target_classes)  # fmt: skip
-        report.attacks, report.targets = chosen.attacks, chosen.most_targets
-        if chosen.reductions:
-            report.version, report.reductions = "reduced", chosen.reductions
-            owner.say(f"reduced version: {'; '.join(chosen.reductions)}")
         begun = time.perf_counter()
         for attack in chosen.attacks:
             if attack in state.run_attacks:
@@ -250,7 +306,7 @@ class Evaluation:
         x, y = self._batch(rows)
         with settings(owner, name, self.report.targets) as attack:
             attack.seed = owner.get_seed() if owner.compat else self.seed
-            adv = attack.perturb(x, y, ids=self.ids[rows].to(self.device))
+            adv = attack.perturb(x, y, ids=self.ids[rows].to(self.device)).to(x.dtype)
         adv, said = self._judged(adv, x, y)
         broken = said.wrong.nonzero()[:, 0]
         self.report.unusable += int(said.unusable.sum())
@@ -263,12 +319,12 @@ class Evaluation:
         self.state.save(force=True)
         return len(broken)
 
-    def _judged(self, adv: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Any]:
+    def _judged(self, adv: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Verdict]:
         """The images whose verdict counts, and it; the official code looks at no norm."""
         owner, report = self.owner, self.report
         said = verdict(self._logits(adv), y)
         if owner.compat is not None:
-            return adv, said
+            return self._clipped(adv, y, said)
         outside = said.wrong & ~inside(adv, x, owner.epsilon, self.norm)
         if not outside.any():
             return adv, said
@@ -283,3 +339,14 @@ class Evaluation:
         report.rejected += int((outside & ~still).sum())
         again.wrong = torch.where(outside, still, again.wrong)
         return adv, again
+
+    def _clipped(self, adv: Tensor, y: Tensor, said: Verdict) -> tuple[Tensor, Verdict]:
+        """Official images in the box, where they break the model there too."""
+        clipped = adv.clamp(0, 1)
+        over = said.wrong & (clipped != adv).flatten(1).any(1)
+        if not over.any():
+            return adv, said
+        again = verdict(self._logits(clipped), y)
+        over &= again.wrong
+        said.predicted = torch.where(over, again.predicted, said.predicted)
+        return torch.where(over.view(-1, *[1] * (adv.dim() - 1)), clipped, adv), said

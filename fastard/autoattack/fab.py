@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from fastard import checks
-from fastard.attacks.draws import CounterDraws, Draws, OfficialDraws
+from fastard.attacks.draws import CounterDraws, Draws, OfficialDraws, require_keys
 from fastard.attacks.fab import FAR, Walk, fab, fab_start
 from fastard.attacks.fab_official import official_fab, official_size, official_start
+from fastard.autoattack.inputs import attacked_dtype
 from fastard.autoattack.search import EagerSearch, EngineSearch
 from fastard.engine import Program
 from fastard.kinds import Norm, parse_norm, unknown
@@ -85,7 +86,8 @@ class FABAttack_PT:
         self.compat: str | None = None
 
     def perturb(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Adversarials of norm <= eps where they were found, x elsewhere; float32, on `device`.
+        """Adversarials of norm <= eps where they were found, x elsewhere; on `device`, float32
+        (float64 for an x and a model of it).
 
         Args:
             x: [B, ...] in [0, 1].
@@ -99,6 +101,7 @@ class FABAttack_PT:
         search, draws = self._chosen(), self._draws()
         with search.running(x):
             logits = search.logits(x)
+            checks.labels_below(y, logits.shape[1], "y")
             robust = logits.max(1)[1] == y
             for target, restart in self._runs(logits.shape[1]):
                 # Read once a run, never inside it.
@@ -138,7 +141,8 @@ class FABAttack_PT:
 
     def _placed(self, x: Tensor, y: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         device = torch.device(self.device) if self.device is not None else x.device
-        x = checks.floating(x, "x").detach().to(device, torch.float32)
+        x = checks.floating(x, "x").detach().to(device, attacked_dtype(self.predict, x))
+        checks.in_box(x, 0.0, 1.0)
         y = checks.labels(y, len(x), y.device).to(device, torch.int64)
         if ids is None:
             ids = torch.arange(len(x), device=device)
@@ -157,6 +161,7 @@ class FABAttack_PT:
         seed = time.time() if self.seed is None else self.seed
         if self.compat == "official":
             return OfficialDraws(seed)
+        require_keys(self.n_restarts)
         return CounterDraws(int(seed), "fab-t" if self.targeted else "fab")
 
     def _runs(self, classes: int) -> Iterator[tuple[int | None, int]]:
@@ -175,7 +180,7 @@ class FABAttack_PT:
         walk = Walk(norm, self.n_iter, limit, self.alpha_max, self.eta, self.beta)
         logits = search.logits(x)
         rows = (logits.max(1)[1] == y).nonzero()[:, 0]
-        adv, size = x.clone(), torch.full((len(x),), FAR, device=x.device)
+        adv, size = x.clone(), torch.full((len(x),), FAR, dtype=x.dtype, device=x.device)
         if len(rows) == 0:
             return adv, size
         images, goals = x[rows], None

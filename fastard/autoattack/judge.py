@@ -17,7 +17,7 @@ class Verdict:
     """What a module says of a batch.
 
     Attributes:
-        predicted: the classes, [B].
+        predicted: the classes, [B]; of unusable logits another than the label.
         wrong: bool [B]; another class than the label, or logits that name none.
         unusable: bool [B]; logits with NaN or +inf.
     """
@@ -31,6 +31,10 @@ def verdict(logits: Tensor, y: Tensor) -> Verdict:
     """The verdict on logits [B, C]; NaN and +inf are wrong whatever the label."""
     predicted = logits.argmax(1)
     unusable = (logits.isnan() | logits.isposinf()).any(1)
+    # What the label is compared with later must not make such a sample right.
+    finite = logits.masked_fill(~logits.isfinite(), -torch.inf).argmax(1)
+    other = torch.where(finite != y, finite, (y + 1) % logits.shape[1])
+    predicted = torch.where(unusable, other, predicted)
     return Verdict(predicted, (predicted != y) | unusable, unusable)
 
 

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 from fastard.autoattack.checks import AutoAttackWarning
+from fastard.autoattack.inputs import require_place
 
 
 class Logger:
@@ -16,6 +17,7 @@ class Logger:
     """
 
     def __init__(self, log_path: str | Path | None = None) -> None:
+        require_place(log_path, "log_path")
         self.log_path = log_path
         self.flags: list[str] = []
 

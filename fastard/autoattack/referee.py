@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,8 +32,9 @@ def installed() -> str | None:
     """The official package that can be imported, if any."""
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
-        # A folder of that name is found too: it has no file of its own.
-        if spec is not None and spec.origin is not None:
+        # Any other folder of that name is found too.
+        origin = None if spec is None else spec.origin
+        if origin is not None and Path(origin).with_name("autoattack.py").is_file():
             return name
     return None
 

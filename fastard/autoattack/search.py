@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fastard.attacks.search import RowObjective
-from fastard.engine import Program
+from fastard.engine import Program, attack_mode
 from fastard.engine.gradient import representable
+from fastard.engine.passes import NoGradient
 from fastard.engine.unwrap import Model
 
 
@@ -27,8 +28,9 @@ class EagerSearch:
 
     @contextmanager
     def running(self, x: Tensor) -> Iterator[None]:
-        """Around an attack on images like x."""
-        yield
+        """Around an attack on images like x: the module in eval mode, its flags put back."""
+        with attack_mode(self.model):
+            yield
 
     def logits(self, x: Tensor) -> Tensor:
         self.forwards += len(x)
@@ -42,7 +44,7 @@ class EagerSearch:
         with torch.enable_grad():
             logits = self.model(leaf)
             loss = objective.differentiable(logits)
-            (grad,) = torch.autograd.grad(loss.sum(), [leaf])
+            grad = _gradient(loss.sum(), leaf)
         return logits.detach(), loss.detach(), grad.detach()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,8 +58,16 @@ class EagerSearch:
         if self._logits is None or self._leaf is None:
             raise RuntimeError("vjp needs a forward before it.")
         self.gradients += len(dlogits)
-        (grad,) = torch.autograd.grad(self._logits, [self._leaf], dlogits, retain_graph=retain)
-        return grad
+        return _gradient(self._logits, self._leaf, dlogits, retain)
+
+
+def _gradient(of: Tensor, leaf: Tensor, seed: Tensor | None = None, retain: bool = False) -> Tensor:
+    grad = None
+    if of.requires_grad:
+        (grad,) = torch.autograd.grad(of, [leaf], seed, retain_graph=retain, allow_unused=True)
+    if grad is None:
+        raise NoGradient
+    return grad
 
 
 class EngineSearch:
@@ -97,3 +107,18 @@ class EngineSearch:
         self.gradients += len(dlogits)
         (dlogits,) = representable(self.program.low_dtype, dlogits)
         return self.program.pixel_vjp(dlogits, retain)
+
+
+def missing_gradient(search: EagerSearch | EngineSearch, x: Tensor) -> str | None:
+    """Why the model has no gradient at images x, or None; a pass each way."""
+    try:
+        with search.running(x):
+            search.vjp(torch.ones_like(search.forward(x)))
+    except NoGradient as error:
+        return str(error)
+    except RuntimeError as error:
+        # What a forward that leaves PyTorch says of an image that asks for its gradient.
+        if "numpy() on Tensor that requires grad" not in str(error):
+            raise
+        return "the model's forward leaves PyTorch for numpy, where no gradient follows."
+    return None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastard import checks, ops
 from fastard.api.square import asked_of
-from fastard.attacks.draws import CounterDraws
+from fastard.attacks.draws import CounterDraws, require_keys
 from fastard.attacks.search import Search
 from fastard.attacks.square import Found, Reads, widened
 from fastard.attacks.square_restarts import square_restarts
@@ -120,6 +120,8 @@ class SquareAttack:
             self.seed = time.time()
         checks.in_box(checks.floating(x, "x"), 0.0, 1.0)
         setting.require_fits(x)
+        if self.compat != "official":
+            require_keys(self.n_restarts)
         if len(x) == 0:
             return x.clone()
         search = self._searches()

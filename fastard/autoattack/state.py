@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import math
 import time
@@ -10,13 +11,14 @@ import warnings
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fastard.files import atomic_path
+from fastard.files import atomic_path, write_json
 
 SAVE_EVERY = 60
 _FIELDS = ("_attacks_to_run", "_run_attacks", "_robust_flags", "_clean_accuracy")
@@ -96,6 +98,18 @@ class EvaluationState:
         return state
 
 
+def identity(x: Tensor, y: Tensor, eps: float, norm: str, seed: float | None) -> dict[str, Any]:
+    """What a state belongs to: digests of images and labels, and the settings beside them."""
+    return {
+        "x": _digest(x), "y": _digest(y), "eps": eps, "norm": norm, "seed": seed,
+    }  # fmt: skip
+
+
+def _digest(t: Tensor) -> str:
+    values = t.detach().cpu().contiguous().numpy()
+    return hashlib.sha256(f"{t.dtype} {list(t.shape)}".encode() + values.tobytes()).hexdigest()
+
+
 class Adversarials:
     """The images found, a file a batch in a folder beside the state: `path`.adversarials."""
 
@@ -105,10 +119,29 @@ class Adversarials:
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.safetensors"))
 
-    def clear(self) -> None:
-        """Forgets what another evaluation left under this name."""
+    @property
+    def _owner(self) -> Path:
+        return self.folder / "of.json"
+
+    def begin(self, of: dict[str, Any]) -> None:
+        """Forgets what another evaluation left under this name; the folder is that of `identity`
+        `of` from now on."""
         for file in self._files():
             file.unlink()
+        self.folder.mkdir(exist_ok=True)
+        write_json(self._owner, of)
+
+    def require_of(self, of: dict[str, Any]) -> None:
+        """Raises ValueError where the folder says that it belongs to another `identity`."""
+        if not self._owner.exists():
+            return
+        known = json.loads(self._owner.read_text(encoding="utf-8"))
+        others = [name for name, value in of.items() if known.get(name) != value]
+        if others:
+            raise ValueError(
+                f"state_path must be a file of this evaluation, but {self.folder} holds images of "
+                f"one with other {' and '.join(others)}."
+            )
 
     def add(self, found: Found) -> None:
         """Writes a batch's finds; call it before the flags are saved."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
+from fastard.engine.passes import NoGradient
 from fastard.kinds import unknown
 
 ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
@@ -14,6 +16,19 @@ VERSIONS: dict[str, tuple[str, ...]] = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
+}
+
+# Which of an AutoAttack's four attacks each is, and what of them a version may not change.
+_PART = {
+    "apgd-ce": "apgd", "apgd-dlr": "apgd", "apgd-t": "apgd_targeted", "fab": "fab", "fab-t": "fab",
+    "square": "square",
+}  # fmt: skip
+_APGD = ("eps", "n_iter", "n_restarts", "eot_iter", "thr_decr", "use_largereps")
+_SETTINGS = {
+    "apgd": _APGD,
+    "apgd_targeted": (*_APGD, "n_target_classes"),
+    "fab": ("eps", "n_iter", "n_restarts", "n_target_classes", "alpha_max", "eta", "beta"),
+    "square": ("eps", "n_queries", "n_restarts", "p_init", "loss", "rescale_schedule"),
 }
 
 # Of a model of so many classes: what runs in an attack's place, if anything does.
@@ -51,6 +66,31 @@ def configure(
         apgd.n_restarts, apgd.eot_iter = 1, 20
 
 
+def settings_of(attacks: Mapping[str, Any]) -> dict[str, SimpleNamespace]:
+    """What makes a version of the attacks "apgd", "apgd_targeted", "fab" and "square"."""
+    return {
+        name: SimpleNamespace(**{key: getattr(attack, key, None) for key in _SETTINGS[name]})
+        for name, attack in attacks.items()
+    }
+
+
+def changed(
+    version: Mapping[str, SimpleNamespace], now: Mapping[str, SimpleNamespace],
+    attacks: Sequence[str], runs: Sequence[str],
+) -> list[str]:  # fmt: skip
+    """Each setting that differs from the version's, of the attacks that run, as it is now.
+
+    Args:
+        version, now: `settings_of` the attacks. attacks: the version's; runs: those that run.
+    """
+    said = [] if list(runs) == list(attacks) else [f"attacks_to_run={', '.join(runs) or 'none'}"]
+    for part in dict.fromkeys(_PART[name] for name in runs):
+        for key, value in vars(now[part]).items():
+            if value != getattr(version[part], key):
+                said.append(f"{part}.{key}={value}")
+    return said
+
+
 @dataclass(frozen=True)
 class Plan:
     """The attacks of a run, at most so many targets each, and why they are fewer than asked for."""
@@ -86,6 +126,19 @@ def plan(attacks: Sequence[str], classes: int, apgd_targets: int, fab_targets: i
         if name in chosen and targets > classes - 1:
             said.append(f"{name.upper()} has {classes - 1} targets, not {targets}")
     return Plan(tuple(chosen), classes - 1, tuple(said))
+
+
+def without_gradients(chosen: Plan, why: str) -> Plan:
+    """What is left of a plan where the model has no gradient.
+
+    Raises:
+        NoGradient: it has no Square, which alone needs none.
+    """
+    left = tuple(name for name in chosen.attacks if name == "square")
+    if not left:
+        raise NoGradient(f"{', '.join(chosen.attacks)} cannot run without a gradient: {why}")
+    said = f"gradient attacks left out: {why.rstrip('.')}"
+    return replace(chosen, attacks=left, reductions=(*chosen.reductions, said))
 
 
 def _instead(name: str | None) -> str:

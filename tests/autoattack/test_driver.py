@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import fastard
+from fastard.attacks.draws import CounterDraws
 from tests.autoattack.stand_ins import Mean, images, stand_in
 
 EPS = 0.11
@@ -256,6 +257,9 @@ def test_wrong_from_the_start_one_sample_and_eps_0(monkeypatch):
         ({"device": "gpu"}, ValueError, "device must name a device"),
         ({"model": 3}, TypeError, "model must be callable"),
         ({"seed": "a"}, TypeError, "seed must be a number"),
+        ({"seed": 2**70}, ValueError, "seed must be from"),
+        ({"log_path": "no/such/folder/log"}, ValueError, "log_path must lie in a folder"),
+        ({"log_path": "."}, ValueError, "log_path must be a file"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused(monkeypatch, options, error, message):
@@ -282,6 +286,40 @@ def test_bad_input_is_refused(monkeypatch, change, error, message):
     with pytest.raises(error, match=message):
         run(data=change(*images()))
     assert not attacks["apgd"].calls
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"attacks_to_run": ["apgd-ce", "sqare"]}, {}, "did you mean 'square'"),
+        ({}, {"state_path": "no/such/folder/state"}, "state_path must lie in a folder"),
+        ({"norm": "L2"}, {}, "square cannot attack x_orig: L2 and L1 need images at least 5"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("individual", [False, True])
+def test_what_a_later_attack_would_fail_on_is_refused_first(
+    monkeypatch, change, options, message, individual
+):
+    attacks = stand_in(monkeypatch)
+    attack = fastard.AutoAttack(Mean(), eps=EPS, verbose=False)
+    vars(attack).update(change)
+    run_it = attack.run_standard_evaluation
+    if individual and not options:
+        run_it = attack.run_standard_evaluation_individual
+    with pytest.raises(ValueError, match=message):
+        run_it(*images(), **options)
+    assert not attacks["apgd"].calls
+
+
+def test_more_restarts_than_there_are_numbers_for_are_refused(monkeypatch):
+    attacks = stand_in(monkeypatch)
+    attack = fastard.AutoAttack(Mean(), eps=EPS, verbose=False)
+    attacks["square"].n_restarts = 257
+    with pytest.raises(ValueError, match="n_restarts must be at most 256"):
+        attack.run_standard_evaluation(*images())
+    assert not attacks["apgd"].calls
+    with pytest.raises(ValueError, match="n_restarts must be at most 256"):
+        CounterDraws(0, "fab").rand(torch.arange(2), (3,), restart=256)
 
 
 def test_a_model_of_other_answers_is_refused(monkeypatch):

@@ -131,3 +131,44 @@ def test_a_file_that_does_not_fit_is_refused(monkeypatch, tmp_path):
     path.write_text("{}")
     with pytest.raises(ValueError, match="must be a file of AutoAttack's state, but"):
         made().run_standard_evaluation(*images(), state_path=path)
+
+
+@pytest.mark.parametrize("what", ["x", "y", "eps", "seed"])
+def test_another_evaluations_file_is_refused(monkeypatch, tmp_path, what):
+    stand_in(monkeypatch, BREAKS)
+    path, (x, y) = tmp_path / "state.json", images()
+    made().run_standard_evaluation(x, y, state_path=path)
+    other = {"model": Mean(), "eps": EPS, "seed": 0}
+    if what == "x":
+        x = x.flip(0)
+    elif what == "y":
+        y = y.flip(0)
+    else:
+        other[what] = {"eps": 0.05, "seed": 1}[what]
+    attack = fastard.AutoAttack(**other, verbose=False)
+    with pytest.raises(ValueError, match=f"holds images of one with other {what}"):
+        attack.run_standard_evaluation(x, y, state_path=path)
+    made().run_standard_evaluation(*images(), state_path=path)
+
+
+def test_restored_images_are_judged_again(monkeypatch, tmp_path):
+    stand_in(monkeypatch, BREAKS)
+
+    class Other(Mean):
+        def forward(self, x):
+            """By a pixel that no attack moved."""
+            return super().forward(x.roll(1, 3))
+
+    x, y = images()
+    x[:, 0, 0, -1] = x[:, 0, 0, 0]
+    attack = fastard.AutoAttack(Other(), eps=EPS, seed=0, verbose=False)
+    fresh = tmp_path / "fresh.json"
+    first = made()
+    first.run_standard_evaluation(x, y, state_path=fresh)
+    assert not first.report.resumed and first.report.per_robust_sample() is not None
+    with pytest.raises(ValueError, match="does not break this model in this ball"):
+        attack.run_standard_evaluation(x, y, state_path=fresh)
+    again = made()
+    again.run_standard_evaluation(x, y, state_path=fresh)
+    assert again.report.resumed and again.report.per_robust_sample() is None
+    assert not any("per robust sample" in line for line in again.report.lines())
