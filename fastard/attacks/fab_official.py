@@ -28,7 +28,7 @@ def official_start(x: Tensor, noise: Tensor, eps: float, norm: Norm) -> Tensor:
 
 
 def _filled(x: Tensor, value: float) -> Tensor:
-    return torch.full((len(x),), value, device=x.device)
+    return torch.full((len(x),), value, dtype=x.dtype, device=x.device)
 
 
 def _column(t: Tensor, x: Tensor) -> Tensor:
