@@ -23,6 +23,10 @@ import torch
 from .record import Seconds
 
 Run = TypeVar("Run")
+Clock = Callable[[Any], tuple[float, Any]]
+STAT = Path("/proc/stat")
+# Beyond these no result is called stable.
+MOST_OTHERS, MOST_SPREAD, LEAST_ROUNDS = 0.05, 0.15, 3
 
 
 class Crashed(Exception):
@@ -31,12 +35,6 @@ class Crashed(Exception):
     def __init__(self, who: str, error: Exception) -> None:
         super().__init__(f"{who}: {type(error).__name__}: {error}")
         self.who = who
-
-
-Clock = Callable[[Any], tuple[float, Any]]
-STAT = Path("/proc/stat")
-# Beyond these no result is called stable.
-MOST_OTHERS, MOST_SPREAD, LEAST_ROUNDS = 0.05, 0.15, 3
 
 
 def by_host(run: Callable[[], Any]) -> tuple[float, Any]:

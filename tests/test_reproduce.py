@@ -141,10 +141,10 @@ def test_a_small_run_writes_its_table_and_is_not_run_twice(cifar_root, data_root
     assert first.returncode == 0, first.stderr
     made = json.loads((tmp_path / "reproduce.json").read_text())
     assert made["rows"][0]["label"] == "rslad" and made["runs"][0]["test_n"] == 50
-    assert "| conv3 | rslad | 1 |" in first.stdout
+    assert "| conv3 | rslad (method `rslad-batchmean`: divided by the batch) | 1 |" in first.stdout
     assert made["runs"][0]["spec"]["train_n"] == 256 and not list(tmp_path.glob("*.log"))
     again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "rslad seed 0" not in again.stdout and "| conv3 | rslad | 1 |" in again.stdout
+    assert "rslad seed 0" not in again.stdout and "| conv3 | rslad (method" in again.stdout
 
 
 @pytest.mark.skipif(not RECORD.exists(), reason="no comparison is recorded yet")
