@@ -94,4 +94,4 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 clean:
-	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache fastard/*.so $(INSTALLED)
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache fastard/*.so $(INSTALLED)

@@ -147,6 +147,7 @@ def main(argv: list[str] | None = None) -> int:
         record = Record(args.out, environment.of_cpu(), whole)
     except ValueError as error:
         parser.error(str(error))
+    commit = environment.commit()
     for name in args.only:
         case = CASES[name]
         case = replace(case, batch=min(case.batch, args.batch or case.batch),
@@ -156,9 +157,9 @@ def main(argv: list[str] | None = None) -> int:
         idle, begun = timing.idle_share(), time.perf_counter()
         if args.costs_only:
             found = costs_again(record.get(name), case)
-            record.put(found | {"costs_idle": idle})
+            record.put(found | {"costs_idle": idle, "costs_commit": commit})
         else:
-            found = measure(name, case) | {"idle": idle}
+            found = measure(name, case) | {"idle": idle, "commit": commit}
             record.put(found | {"took_seconds": round(time.perf_counter() - begun, 1)})
         took = round(time.perf_counter() - begun, 1)
         print(f"{name}, batch {case.batch}, PGD-{case.steps}; idle share before {idle}, {took} s")

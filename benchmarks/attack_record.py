@@ -22,7 +22,8 @@ class Record:
         if not path.exists():
             return
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["environment"] == environment:
+        # Networks measured later bear a commit of their own.
+        if found["environment"] | {"commit": None} == environment | {"commit": None}:
             self.run = found
         elif not whole:
             raise ValueError(

@@ -67,7 +67,8 @@ def cost_rows(run: Run) -> list[str]:
         cells = [network["model"]]
         for precision in ("fp32", "bf16"):
             line = lines[f"refresh {precision}, share of an attack"]
-            cells.append(told(line, f"{100 * line['value']:.1f} %", "at most {:g} %", 100))
+            cell = told(line, f"{100 * line['value']:.1f} %", "at most {:g} %", 100)
+            cells.append(cell if line["target"] else f"{cell} (target at PGD-10 only)")
         line = lines["set-up, seconds"]
         cells.append(told(line, f"{line['value']:.2f} s", "at most {:g} s"))
         held = lines.get("peak memory over eager autograd's")

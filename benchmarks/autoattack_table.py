@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 NAME = "cpu_autoattack.json"
+NONE = (
+    "No run beside the official package has been recorded yet: this page shows no number of it, "
+    "and claims none.\n"
+)
 TITLES = {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square"}
 
 
@@ -97,10 +101,10 @@ def apgd_line(run: dict[str, Any]) -> str:
 
 
 def paragraphs(results: Path, shown: str) -> str:
-    """What the recorded run says, nothing where there is none; `shown` names the folder."""
+    """What the recorded run says, or that there is none; `shown` names the folder."""
     path = results / NAME
     if not path.is_file():
-        return ""
+        return NONE
     run = json.loads(path.read_text(encoding="utf-8"))
     info = run["environment"]
     speed_parts = of_kind(run, "speed")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .environment import ROOT
-from .record import OURS, Comparison, Result
+from .record import OURS, Comparison, Line, Result
 from .record_file import Run, parse, read
 
 RECORDED = "benchmarks/results/bench_{suite}.jsonl"
@@ -30,7 +30,7 @@ def load(given: str, suite: str) -> Run:
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
         said = done.stderr.strip() if done.returncode else None
-    except OSError as error:
+    except (OSError, subprocess.TimeoutExpired) as error:
         said = str(error)
     if said is not None:
         raise ValueError(
@@ -70,6 +70,15 @@ def compare(
         noise = max(noise, OTHER_MACHINE)
     yield Comparison(case, OURS, now.precision, a, b, change, noise, change > 1 + noise, same,
                      Path(given).name)  # fmt: skip
+
+
+def lost(old: Run, lines: list[Line]) -> list[Result]:
+    """fastard's lines that failed or disagree now where the earlier run has a time."""
+    return [
+        line for line in lines
+        if isinstance(line, Result) and line.who == OURS and line.status in ("failed", "disagrees")
+        and any(r.case == line.case and r.who == OURS and r.seconds for r in old.results)
+    ]  # fmt: skip
 
 
 def _shares(old: Run, case: str, lines: list[Result]) -> Iterator[float]:

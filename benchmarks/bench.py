@@ -44,11 +44,12 @@ class Asked:
 
 
 def run(asked: Asked, console: Console | None = None) -> int:
-    """Measures a suite; returns 1 where something is slower than in the baseline, else 0.
+    """Measures a suite; returns 1 where something is slower than in the baseline or has no time
+    any more, else 0.
 
     Raises:
-        ValueError: an unknown suite or case, a baseline that cannot be read, minutes below 0.1, the
-            gpu suite without a GPU.
+        ValueError: an unknown suite or case, a baseline that cannot be read or of which no case was
+            compared, minutes below 0.1, the gpu suite without a GPU.
         OSError: the folder cannot be written.
     """
     console = console or Console()
@@ -68,14 +69,34 @@ def run(asked: Asked, console: Console | None = None) -> int:
             cases, folder / NAME, environment.record(asked.suite, device, asked.commit), seconds,
             console, old, asked.baseline or "", declared.elsewhere(cases))  # fmt: skip
     _report(folder / NAME, folder, console)
-    slower = [line for line in found if isinstance(line, Comparison) and line.slower]
+    return 0 if old is None else compared(old, found, len(cases), console)
+
+
+def compared(old: Run, found: list[Line], count: int, console: Console) -> int:
+    """Says what the comparison found; returns 1 where something is slower or has no time any more.
+
+    Raises:
+        ValueError: none of the `count` cases was compared.
+    """
+
+    def red(text: str) -> None:
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+
+    lines = [line for line in found if isinstance(line, Comparison)]
+    said(console, f"{len({line.case for line in lines})} of {count} cases compared")
+    lost, slower = baseline.lost(old, found), [line for line in lines if line.slower]
+    for result in lost:
+        red(f"{result.status}: {result.case}, which the baseline has a time for: {result.reason}")
     for line in slower:
         there = "" if line.same_machine else ", on another machine, against the rivals there"
-        console.print(
-            f"slower: {line.case} takes {line.change:.2f} of what it took in {line.baseline}"
-            f"{there} (noise {line.noise:.0%})", style="red", markup=False, highlight=False,
-        )  # fmt: skip
-    return SLOWER if slower else 0
+        red(f"slower: {line.case} takes {line.change:.2f} times what it took in {line.baseline}"
+            f"{there} (noise {line.noise:.0%})")  # fmt: skip
+    if not lines and not lost:
+        raise ValueError(
+            f"--baseline must hold a time for one of the cases measured, but {old.path} holds none "
+            "that could be compared."
+        )
+    return SLOWER if slower or lost else 0
 
 
 def measure(

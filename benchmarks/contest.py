@@ -44,6 +44,10 @@ class Contest:
     """Whether calls are so short that several make one sample."""
 
 
+class Unjudged(Exception):
+    """There is nothing to hold a result against: raised by `judge`, and the row says why."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     lines = str(error).strip().splitlines()
@@ -61,19 +65,34 @@ def held(case: Case, contest: Contest) -> Iterator[Result]:
             contest.before()
         try:
             result, peak = watched(one.run, case.device)
+            agreed[who] = verdict = contest.judge(who, result) if one.judged else None
+        except Unjudged as error:
+            lost[who] = case.line(who, "skipped", reason=str(error), **common)
+            continue
         except Exception as error:  # whatever a library of others raises belongs into its row
             lost[who] = case.line(who, "failed", reason=first_line(error), **common)
             continue
         if peak is not None:
             peaks[who] = peak
-        agreed[who] = verdict = contest.judge(who, result) if one.judged else None
         if verdict is not None and not verdict.agreed:
             said = f"{verdict.what} is {verdict.value:.3g}, but may be {verdict.allowed:g} at most"
             lost[who] = case.line(
                 who, "disagrees", reason=f"{said}: it was not timed", agreement=verdict, **common
             )
     running = {who: one for who, one in contest.contestants.items() if who not in lost}
-    rows = list(_timed(case, contest, running, agreed, peaks)) if running else []
+    rows: list[Result] = []
+    while running and not rows:
+        try:
+            rows = list(_timed(case, contest, running, agreed, peaks))
+        except timing.Crashed as crashed:
+            if crashed.who not in running:
+                raise
+            # Its turns are missing from the others' rounds: these are taken anew.
+            one = running.pop(crashed.who)
+            said = f"while it was timed, {first_line(crashed.__cause__ or crashed)}"
+            lost[crashed.who] = case.line(
+                crashed.who, "failed", reason=said, version=one.version, variant=one.variant
+            )
     for who, (status, reason) in contest.absent.items():
         lost[who] = case.line(who, status, reason=reason)
     # fastard stands first whatever became of it.
@@ -104,7 +123,7 @@ def _timed(
         loops[FLOOR] = contest.floor
     calls = dict.fromkeys(loops, 1)
     if contest.many:
-        calls = {who: timing.calls_for(run) for who, run in loops.items()}
+        calls = {who: timing.calls_for(run, who) for who, run in loops.items()}
         loops = {who: timing.repeated(run, calls[who]) for who, run in loops.items()}
     with timing.Watch() as watch:
         samples, _ = timing.turns(

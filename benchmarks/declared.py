@@ -10,7 +10,15 @@ from typing import Any
 from fastard.kinds import unknown
 from fastard.methods.registry import METHODS
 
-from . import autoattack_contest, breakdown, growth, memory_cases, networks, step_contests
+from . import (
+    autoattack_contest,
+    breakdown,
+    growth,
+    memory_cases,
+    networks,
+    step_contests,
+    step_summary,
+)
 from .case import CPU, FULL, GPU, QUICK, SUITES, Bound, Case
 from .declared_attacks import attack, on_attacks
 from .declared_ops import on_ops
@@ -32,12 +40,20 @@ def step(method: str, model: str, suites: tuple[str, ...], precision: str, batch
     )  # fmt: skip
 
 
+def step_goals(model: str, precision: str) -> tuple[Bound, ...]:
+    """The targets of `make bench-step`."""
+    times = step_summary.TIMES.get((model, precision))
+    needs = "AMX" if precision == "bf16" else None
+    return () if times is None else (Bound("least", times, step_contests.PUBLISHED, needs=needs),)
+
+
 def on_steps() -> Iterator[Case]:
     cpu = (CPU, FULL)
     for precision in ("fp32", "bf16"):
-        yield step("rslad", "resnet18", cpu, precision, 32, "wrn-16-4")
+        yield step("rslad", "resnet18", cpu, precision, 32, "wrn-16-4",
+                   goals=step_goals("resnet18", precision))  # fmt: skip
         yield step("rslad", "mobilenetv2", cpu if precision == "fp32" else (FULL,), precision, 32,
-                   "wrn-16-4")  # fmt: skip
+                   "wrn-16-4", goals=step_goals("mobilenetv2", precision))  # fmt: skip
         yield step("adaad", "mobilenetv2", (FULL,), precision, 32, "wrn-16-4")
     yield step("adaad", "mobilenetv2", (CPU,), "fp32", 16, "wrn-16-4")
     goal = (Bound("least", 4.0, step_contests.PUBLISHED, needs="H200"),)

@@ -16,7 +16,7 @@ import fastard
 from fastard import native
 from fastard.files import require_writable_dir, write_json
 
-from .environment import cpu_name
+from .environment import commit, cpu_name
 
 RECORD = "demo.json"
 MARK = {"demo": "fastard, handwritten digits"}
@@ -54,8 +54,9 @@ def _is_demo(out: Path) -> bool:
 
 
 def surroundings() -> dict[str, Any]:
-    """The versions and the machine behind a result."""
+    """The commit, the versions and the machine behind a result."""
     return {
+        "commit": commit(),
         "versions": {
             "fastard": fastard.__version__,
             "torch": torch.__version__,

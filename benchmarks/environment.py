@@ -56,7 +56,7 @@ def _cpu_lines(key: str) -> list[str]:
 
 
 def of_cpu() -> dict[str, Any]:
-    """What a figure of the CPU depends on, without naming the machine."""
+    """What a figure of the CPU depends on, the commit too, without naming the machine."""
     return {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
@@ -66,6 +66,7 @@ def of_cpu() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "fastard": fastard.__version__,
+        "commit": commit(),
     }
 
 

@@ -79,7 +79,11 @@ def read(path: Path) -> Run:
         ValueError: another schema, no environment, a field that is missing, unknown or of another
             type, or a file that is no JSON Lines.
     """
-    return parse(path.read_text(encoding="utf-8"), path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: not a result file.") from error
+    return parse(text, path)
 
 
 def parse(text: str, path: Path) -> Run:
@@ -131,8 +135,8 @@ def make(found: dict[str, Any], where: str) -> Line:
 
     Raises ValueError, with `where`, for what is missing, unknown or of another type.
     """
-    if found["kind"] not in KINDS:
-        raise ValueError(f"{where}: {unknown('kind of line', found['kind'], KINDS)}")
+    if str(found["kind"]) not in KINDS:
+        raise ValueError(f"{where}: {unknown('kind of line', str(found['kind']), KINDS)}")
     made = _made(KINDS[found["kind"]], found, where, found["kind"])
     for name, known in CHOICES.items():
         if name in found and found[name] not in known:

@@ -2,7 +2,8 @@
 
 Trains every row of `reproduce_protocol` under one budget and one protocol, seed after seed, and
 writes what each student withstood. The budget ends the starting of runs, not their length: only
-seeds whose every row has finished enter the table. What was finished is kept and not run again.
+seeds whose every row has finished enter the table. What was finished is kept and not run again;
+what was finished under another protocol is refused.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from fastard.files import require_writable_dir, write_json
 
 from . import environment, reproduce_table
 from .reproduce_protocol import OWN_TEACHER, PROTOCOLS, ROWS, Protocol
+from .reproduce_run import recorded
 
 LABELS = tuple(row.label for row in ROWS)
 
@@ -72,25 +74,48 @@ def file_name(spec: dict[str, Any]) -> str:
     return f"{spec['student']}-{spec['label']}-{spec['seed']}.json"
 
 
+def require_same(spec: dict[str, Any], file: Path) -> None:
+    """Exits with a sentence where a finished run was made under another specification."""
+    wanted, found = recorded(spec), json.loads(file.read_text()).get("spec")
+    if found == wanted:
+        return
+    told = "does not say how it was made"
+    if found is not None:
+        names = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+        told = "was made with " + ", ".join(f"{k} {found.get(k)!r}" for k in names)
+        told += ", not " + ", ".join(f"{k} {wanted.get(k)!r}" for k in names)
+    raise SystemExit(
+        f"--runs must hold runs of this protocol alone, but {file} {told}: name another folder."
+    )
+
+
+def errors_of(spec: dict[str, Any], folder: Path) -> Path:
+    """Where a run's stderr goes; it stays only where the run failed."""
+    return folder / f"{file_name(spec)}.log"
+
+
 def run_all(
     specs: Sequence[dict[str, Any]], folder: Path, processes: int, deadline: float, console: Console
 ) -> None:
     """Runs what has no file yet, `processes` at a time, starting none after the deadline."""
+    for spec in specs:
+        if (folder / file_name(spec)).exists():
+            require_same(spec, folder / file_name(spec))
     waiting = [spec for spec in specs if not (folder / file_name(spec)).exists()]
-    running: dict[subprocess.Popen[str], dict[str, Any]] = {}
+    running: dict[subprocess.Popen[bytes], dict[str, Any]] = {}
     while waiting or running:
         while waiting and len(running) < processes and time.monotonic() < deadline:
             spec = waiting.pop(0)
             given = folder / f".{file_name(spec)}.spec"
             given.write_text(json.dumps(spec))
-            environment = os.environ | ({"OMP_NUM_THREADS": "1"} if spec["device"] == "cpu" else {})
+            threads = {"OMP_NUM_THREADS": "1"} if spec["device"] == "cpu" else {}
             command = [sys.executable, "-m", "benchmarks.reproduce_run"]
-            process = subprocess.Popen(
-                [*command, str(given), str(folder / file_name(spec))],
-                env=environment,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            with errors_of(spec, folder).open("w") as errors:
+                process = subprocess.Popen(
+                    [*command, str(given), str(folder / file_name(spec))],
+                    env=os.environ | threads,
+                    stderr=errors,
+                )
             running[process] = spec
         if not running:
             console.print(f"the budget is spent: {len(waiting)} runs were not started")
@@ -102,8 +127,10 @@ def run_all(
             if process.returncode:
                 for other in running:
                     other.terminate()
-                errors = (process.stderr.read() if process.stderr else "").strip()
-                raise RuntimeError(f"the run {file_name(spec)} failed: {errors.splitlines()[-1:]}")
+                log = errors_of(spec, folder)
+                last = log.read_text(errors="replace").strip().splitlines() or ["it says nothing"]
+                raise SystemExit(f"the run {file_name(spec)} failed, see {log}: {last[-1]}")
+            errors_of(spec, folder).unlink()
             result = json.loads((folder / file_name(spec)).read_text())
             accuracies = "  ".join(
                 f"{key} {100 * reproduce_table.verdicts(result, key).mean():.1f}"
@@ -139,6 +166,14 @@ def record(
         "pairs": reproduce_table.pairs(found),
         "runs": found,
     }
+
+
+def spent(folder: Path, seconds: float) -> float:
+    """Wall minutes of all calls that filled the folder, this one's seconds with them."""
+    path = folder / "minutes.json"
+    before = json.loads(path.read_text())["minutes"] if path.exists() else 0.0
+    write_json(path, {"minutes": before + seconds / 60})
+    return round(before + seconds / 60, 1)
 
 
 def own_teacher(protocol: Protocol, root: str, folder: Path, console: Console) -> tuple[str, str]:
@@ -184,6 +219,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(given, name) is not None
     }
     protocol = replace(PROTOCOLS[given.device], **shorter)
+    if given.seeds < 1:
+        raise SystemExit(f"--seeds must be at least 1, but is {given.seeds}.")
+    if not Path(given.data_root, "cifar-10-batches-py").is_dir():
+        raise SystemExit(
+            f"--data-root must hold cifar-10-batches-py, but {given.data_root!r} does not."
+        )
     folder = require_writable_dir(given.runs)
     teachers = []
     for text in given.teacher:
@@ -191,16 +232,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not Path(path).is_file():
             raise SystemExit(f"--teacher must be NAME=FILE of a checkpoint, but is {text!r}.")
         teachers.append((name, str(Path(path).resolve())))
-    if not teachers and given.device == "cuda":
-        teachers = [own_teacher(protocol, given.data_root, folder, console)]
-    if not teachers:
+    if not teachers and given.device != "cuda":
         raise SystemExit("--teacher must be given on the CPU: no teacher is trained there.")
-    specs = specifications(
-        protocol, given.device, given.data_root, teachers, given.seeds, given.methods
-    )
-    run_all(specs, folder, protocol.processes, started + 60 * given.budget_minutes, console)
-    made = record(specs, folder, protocol, given.budget_minutes)
-    made["minutes"] = round((time.monotonic() - started) / 60, 1)
+    try:
+        if not teachers:
+            teachers = [own_teacher(protocol, given.data_root, folder, console)]
+        specs = specifications(
+            protocol, given.device, given.data_root, teachers, given.seeds, given.methods
+        )
+        run_all(specs, folder, protocol.processes, started + 60 * given.budget_minutes, console)
+    finally:
+        minutes = spent(folder, time.monotonic() - started)
+    made = record(specs, folder, protocol, given.budget_minutes) | {"minutes": minutes}
     write_json(given.out or folder / "reproduce.json", made)
     console.print(reproduce_table.markdown(made), markup=False)
 

@@ -32,11 +32,12 @@ ROWS = (
     Row("trades", "trades"),
     Row("ard", "ard", 1, {"temperature": 1.0, "reduction": "batchmean"}),
     Row("akd", "akd", 1),
-    Row("rslad", "rslad-batchmean", 1),
+    Row("rslad", "rslad-batchmean", 1, note="method `rslad-batchmean`: divided by the batch"),
     Row("adaad", "adaad", 1, {"reduction": "batchmean"}),
     Row("advfunmatch", "advfunmatch-mixup", 1, note="with MixUp; without, it is AdaAD's row"),
     Row("darht", "darht", 2, note="two CNN teachers: the paper mixes architectures"),
-    Row("rslad-official", "rslad", 1, note="the published code's scale, a tenth"),
+    # Not the preset `rslad-official`, which has a recipe of its own.
+    Row("rslad-official", "rslad", 1, note="method `rslad`: the published code's scale, a tenth"),
 )
 
 

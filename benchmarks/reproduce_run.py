@@ -89,6 +89,13 @@ def train(spec: Mapping[str, Any], splits: data.Splits, device: torch.device) ->
     return student.eval()
 
 
+def recorded(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's file says of its specification: all but where things lie."""
+    kept = {k: v for k, v in spec.items() if k not in ("data_root", "save", "teachers")}
+    teachers = [[name, Path(path).name] for name, path in spec["teachers"]]
+    return json.loads(json.dumps(kept | {"teachers": teachers}))
+
+
 def run(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Trains and evaluates one student; which test images it classified, clean and attacked."""
     device = torch.device(spec["device"])
@@ -112,6 +119,7 @@ def run(spec: Mapping[str, Any]) -> dict[str, Any]:
         "train_seconds": round(trained, 1),
         "evaluation_seconds": round(time.perf_counter() - begun - trained, 1),
         "test_n": len(test),
+        "spec": recorded(spec),
         "survived": survived,
     }
 

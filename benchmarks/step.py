@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
         case = Case(case.method, case.student, min(case.rounds, args.rounds or case.rounds))
         idle = timing.idle_share()
         found = measure(case, args.batch)
-        record.put(found | {"idle": idle})
+        record.put(found | {"idle": idle, "commit": environment.commit()})
         print(f"{name}, batch {args.batch}; idle share before {idle}")
         told(found)
     return 0

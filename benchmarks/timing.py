@@ -29,6 +29,14 @@ STAT = Path("/proc/stat")
 MOST_OTHERS, MOST_SPREAD, LEAST_ROUNDS = 0.05, 0.15, 3
 
 
+class Crashed(Exception):
+    """A loop raised while it was timed; `who` is its name, the cause what it raised."""
+
+    def __init__(self, who: str, error: Exception) -> None:
+        super().__init__(f"{who}: {type(error).__name__}: {error}")
+        self.who = who
+
+
 def by_host(run: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds and result of a call, by the host's clock."""
     begun = time.perf_counter()
@@ -61,6 +69,9 @@ def turns(
     At least `rounds` rounds and as many as `seconds` allow, but after `most` seconds no further one
     begins; before them at least `warm_up` rounds and `warm_seconds` that do not count. `before` is
     called, untimed, before each loop.
+
+    Raises:
+        Crashed: a loop raised.
     """
     samples: dict[str, list[float]] = {name: [] for name in loops}
     results: dict[str, Any] = {}
@@ -76,7 +87,10 @@ def turns(
             for name in sorted(loops, reverse=turn % 2 == 1):
                 if before is not None:
                     before()
-                took, results[name] = clock(loops[name])
+                try:
+                    took, results[name] = clock(loops[name])
+                except Exception as error:
+                    raise Crashed(name, error) from error
                 if not cold:
                     samples[name].append(took)
             turn += 1
@@ -100,10 +114,13 @@ def summary(values: list[float], calls: int = 1) -> Seconds:
     return Seconds(min(values), median, (high - low) / median, len(values), calls)
 
 
-def calls_for(run: Callable[[], Any], least: float = 2e-4) -> int:
-    """How many calls make one sample long enough for the clock."""
-    run()
-    return max(1, int(least / max(by_host(run)[0], 1e-7)))
+def calls_for(run: Callable[[], Any], who: str = "", least: float = 2e-4) -> int:
+    """How many calls make one sample long enough for the clock; raises Crashed as `turns` does."""
+    try:
+        run()
+        return max(1, int(least / max(by_host(run)[0], 1e-7)))
+    except Exception as error:
+        raise Crashed(who, error) from error
 
 
 def repeated(run: Callable[[], Any], calls: int) -> Callable[[], None]:

@@ -24,12 +24,12 @@ class BenchConfig:
     """
 
     suite: str = "quick"
-    """quick (three minutes on two cores), cpu (about twenty), gpu, or full."""
+    """quick (three minutes on two cores), cpu (about twenty), gpu, or full (hours)."""
     out: Path = Path("runs/bench")
     """The folder for bench.jsonl and the report."""
     baseline: str | None = None
     """A bench.jsonl, or a commit that holds this suite's recorded run: what is slower than there
-    beyond the noise is named and makes the exit status 1."""
+    beyond the noise, or fails where that has a time, is named and makes the exit status 1."""
     case: Annotated[str | None, tyro.conf.arg(metavar="REGEX")] = None
     """Only cases whose names hold this regular expression."""
     minutes: float | None = None
@@ -39,12 +39,12 @@ class BenchConfig:
 
 
 def bench(config: BenchConfig, console: Console) -> int:
-    """Runs a suite and returns the exit status: 1 where something has become slower, 130 when
-    interrupted.
+    """Runs a suite and returns the exit status: 1 where something has become slower or
+    has no time any more, 130 when interrupted.
 
     Raises:
-        ValueError: an unknown suite, no case of that name, a baseline that is none, an
-            installation without the benchmarks.
+        ValueError: an unknown suite, no case of that name, a baseline that is none or shares no
+            case, an installation without the benchmarks.
         OSError: the folder cannot be written.
     """
     made = benchmarks("bench")

@@ -55,7 +55,7 @@ def test_the_speed_is_told_by_parts(run):
 
 
 def test_the_tables_are_made_from_the_record(run, tmp_path):
-    assert autoattack_table.paragraphs(tmp_path, "results") == ""
+    assert autoattack_table.paragraphs(tmp_path, "results") == autoattack_table.NONE
     (tmp_path / autoattack_table.NAME).write_text(json.dumps(run))
     text = autoattack_table.paragraphs(tmp_path, "results")
     for title in autoattack_table.TITLES.values():

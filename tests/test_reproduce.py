@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from benchmarks import reproduce, reproduce_protocol, reproduce_table
+from benchmarks import reproduce, reproduce_protocol, reproduce_run, reproduce_table
 from fastard import methods
 
 RECORD = Path(__file__).parents[1] / "benchmarks" / "results" / "reproduce_cpu.json"
@@ -84,6 +86,44 @@ def test_only_whole_seeds_enter_the_table(tmp_path):
     assert made["seeds"] == [0] and [line["seeds"] for line in made["rows"]] == [1, 1]
 
 
+def test_a_finished_run_of_another_protocol_is_refused(tmp_path):
+    protocol = reproduce_protocol.PROTOCOLS["cpu"]
+    (spec,) = reproduce.specifications(protocol, "cpu", "x", [("a", "/b/c.pt")], 1, ["rslad"])
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"spec": reproduce_run.recorded(spec)}))
+    reproduce.require_same(spec | {"data_root": "y", "teachers": [("a", "/d/c.pt")]}, file)
+    with pytest.raises(SystemExit, match="was made with train_n 20000, not train_n 256: name"):
+        reproduce.require_same(spec | {"train_n": 256}, file)
+    with pytest.raises(SystemExit, match="but .*run.json was made with teachers "):
+        reproduce.require_same(spec | {"teachers": [("a", "/b/other.pt")]}, file)
+    file.write_text("{}")
+    with pytest.raises(SystemExit, match="does not say how it was made"):
+        reproduce.require_same(spec, file)
+
+
+def test_minutes_add_up_over_calls(tmp_path):
+    assert reproduce.spent(tmp_path, 90) == 1.5
+    assert reproduce.spent(tmp_path, 30) == 2.0
+
+
+def test_bad_input_is_one_sentence(tmp_path):
+    given = ["--data-root", str(tmp_path), "--runs", str(tmp_path / "runs")]
+    with pytest.raises(SystemExit, match="--data-root must hold cifar-10-batches-py, but '.*' doe"):
+        reproduce.main(given)
+    with pytest.raises(SystemExit, match="--seeds must be at least 1, but is 0."):
+        reproduce.main([*given, "--seeds", "0"])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_fails_leaves_its_errors(tmp_path):
+    protocol = reproduce_protocol.PROTOCOLS["cpu"]
+    (spec,) = reproduce.specifications(protocol, "cpu", str(tmp_path), [], 1, ["natural"])
+    deadline = time.monotonic() + 60
+    with pytest.raises(SystemExit, match="conv3-natural-0.json failed, see .*: .*Error"):
+        reproduce.run_all([spec], tmp_path, 1, deadline, Console(quiet=True))
+    assert "Traceback" in reproduce.errors_of(spec, tmp_path).read_text()
+
+
 def test_a_method_that_wants_more_teachers_is_refused():
     protocol = reproduce_protocol.PROTOCOLS["cpu"]
     with pytest.raises(SystemExit, match="--teacher must be given 1 times for rslad, but was"):
@@ -101,9 +141,10 @@ def test_a_small_run_writes_its_table_and_is_not_run_twice(cifar_root, data_root
     assert first.returncode == 0, first.stderr
     made = json.loads((tmp_path / "reproduce.json").read_text())
     assert made["rows"][0]["label"] == "rslad" and made["runs"][0]["test_n"] == 50
-    assert "| conv3 | rslad | 1 |" in first.stdout
+    assert "| conv3 | rslad (method `rslad-batchmean`: divided by the batch) | 1 |" in first.stdout
+    assert made["runs"][0]["spec"]["train_n"] == 256 and not list(tmp_path.glob("*.log"))
     again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "rslad seed 0" not in again.stdout and "| conv3 | rslad | 1 |" in again.stdout
+    assert "rslad seed 0" not in again.stdout and "| conv3 | rslad (method" in again.stdout
 
 
 @pytest.mark.skipif(not RECORD.exists(), reason="no comparison is recorded yet")

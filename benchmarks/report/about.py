@@ -66,10 +66,20 @@ def _words(value: Any) -> str | None:
 
 
 def targets(run: Run) -> Section:
-    rows = [_target(target) for target in run.targets]
+    """The run's own targets, then, folded, those of cases that it did not hold."""
+    held = {result.case for result in run.results}
     columns = ["target", "verdict", "measured", "must be at", "bound", "figure", "remark", "case"]
-    table = without_empty_columns(Table("targets", "Targets and what was measured", columns, rows))
-    return Section("targets", "Targets", [], [table], missing="The record names no target.")
+    tables = [
+        without_empty_columns(Table(name, title, columns, [
+            _target(target) for target in run.targets
+            if (target.value is None and target.case not in held) == folded
+        ], folded))
+        for name, title, folded in (
+            ("targets", "Targets and what was measured", False),
+            ("targets-elsewhere", "Targets not measured here", True),
+        )
+    ]  # fmt: skip
+    return Section("targets", "Targets", [], tables, missing="The record names no target.")
 
 
 def _target(target: Target) -> list[Cell]:

@@ -74,6 +74,32 @@ def test_a_crash_and_a_disagreement_have_rows_and_the_rest_goes_on():
     assert (found["absent"].status, found["absent"].stable) == ("unavailable", None)
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_a_crash_while_timed_costs_its_contestant_alone(many):
+    calls = iter(range(2))
+    contest = Contest(
+        {"late": Contestant(lambda: 0.0 if next(calls, None) == 0 else crash(), "2.0"),
+         OURS: Contestant(lambda: 0.1)},
+        judge, many=many,
+    )  # fmt: skip
+    rows = {row.who: row for row in held(case(), contest)}
+    assert rows[OURS].status == "measured" and rows[OURS].seconds.rounds == 3
+    assert (rows["late"].status, rows["late"].version) == ("failed", "2.0")
+    assert rows["late"].reason == "while it was timed, RuntimeError: no <such> thing"
+
+
+def test_a_result_that_cannot_be_judged_is_its_contestants_failure():
+    def apart(who: str, result: float) -> Agreement:
+        if who == "odd":
+            raise RuntimeError("The size of tensor a (3) must match")
+        return judge(who, result)
+
+    contest = Contest({"odd": Contestant(lambda: 0.0), OURS: Contestant(lambda: 0.0)}, apart)
+    rows = {row.who: row for row in held(case(), contest)}
+    assert rows["odd"].reason == "RuntimeError: The size of tensor a (3) must match"
+    assert (rows["odd"].status, rows[OURS].status) == ("failed", "measured")
+
+
 def test_a_nan_agrees_with_nothing_and_is_reported(tmp_path):
     nan = Contest({"r": Contestant(lambda: math.nan), OURS: Contestant(lambda: 0.0)}, judge)
     path = tmp_path / "bench.jsonl"
@@ -301,8 +327,25 @@ def test_autoattack_says_that_it_is_not_there(monkeypatch):
     assert official.status == "skipped"
 
 
-@pytest.mark.parametrize(("broken", "status"), [(2, "measured"), (0, "disagrees")])
-def test_autoattack_is_timed_where_its_verdicts_are_the_officials(monkeypatch, broken, status):
+def test_autoattack_without_the_official_package_is_skipped(monkeypatch):
+    def absent(*names):
+        raise rivals.Absent("pyautoattack is not installed")
+
+    monkeypatch.setattr(autoattack_contest.rivals, "imported", absent)
+    one = next(c for c in declared.on_the_rest() if c.group == "autoattack")
+    ours, official = autoattack_contest.measure(Case(**{**one.__dict__, "batch": 2}))
+    assert ours.status == "skipped" and ours.reason.startswith("there is nothing to agree with")
+    assert (official.status, official.reason) == ("unavailable", "pyautoattack is not installed")
+
+
+@pytest.mark.parametrize(
+    ("broken", "status", "official"),
+    [([0, 1], "measured", "measured"), ([0], "measured", "measured"), ([], "disagrees", "measured"),
+     ([2, 3], "disagrees", "measured"), ([0, 1], "skipped", "failed")],
+)  # fmt: skip
+def test_autoattack_is_timed_where_its_verdicts_are_the_officials(
+    monkeypatch, broken, status, official
+):
     class Stand:
         """Breaks some images by handing out others, which the network takes for another class."""
 
@@ -311,17 +354,18 @@ def test_autoattack_is_timed_where_its_verdicts_are_the_officials(monkeypatch, b
 
         def run_standard_evaluation(self, x, y, bs=0, batch_size=0):
             moved = x.clone()
-            moved[: self.broken] = math.nan
-            return moved
+            moved[self.broken] = math.nan
+            return crash() if batch_size and official == "failed" else moved
 
     ours = SimpleNamespace(__version__="0", AutoAttack=Stand)
     monkeypatch.setattr(autoattack_contest, "fastard", ours)
-    official = SimpleNamespace(AutoAttack=lambda model, **options: Stand(model, 2))
-    monkeypatch.setattr(autoattack_contest.rivals, "imported", lambda *names: official)
+    theirs = SimpleNamespace(AutoAttack=lambda model, **options: Stand(model, [0, 1]))
+    monkeypatch.setattr(autoattack_contest.rivals, "imported", lambda *names: theirs)
     monkeypatch.setattr(autoattack_contest, "surviving",
-                        lambda net, x, y: float((~x.isnan().flatten(1).any(1)).float().mean())
-                        )  # fmt: skip
+                        lambda net, x, y: ~x.isnan().flatten(1).any(1))  # fmt: skip
     one = next(c for c in declared.on_the_rest() if c.group == "autoattack")
     rows = {r.who: r for r in autoattack_contest.measure(Case(**{**one.__dict__, "batch": 4}))}
-    assert rows[OURS].status == status and rows["pyautoattack"].status == "measured"
-    assert rows[OURS].agreement.value == (0.0 if broken == 2 else 0.5)
+    assert (rows[OURS].status, rows["pyautoattack"].status) == (status, official)
+    if status != "skipped":
+        # Two broken images each, but others: as many survive, and all four verdicts differ.
+        assert rows[OURS].agreement.value == len({0, 1} ^ set(broken))

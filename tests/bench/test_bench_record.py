@@ -86,6 +86,7 @@ def changed(**fields) -> str:
         (changed(shapes={"x": ["a"]}), "the result's shapes must be"),
         (changed(status="mesured"), "unknown status 'mesured' (did you mean 'measured'?)"),
         (changed(kind="rezult"), "unknown kind of line 'rezult'"),
+        ('{"kind": ["a"]}\n', "unknown kind of line \"['a']\""),
     ],
 )  # fmt: skip
 def test_bad_files_are_refused_in_one_sentence(text, said):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks import baseline, bench, declared, record_file
+from benchmarks import baseline, bench, declared, record_file, step_summary
 from benchmarks.case import CPU, FULL, GPU, QUICK, Bound, Case
 from benchmarks.contest import Contest, Contestant, held
 from benchmarks.record import GROUPS, OURS, Agreement, Environment, Seconds
@@ -154,9 +154,32 @@ def test_the_status_is_1_where_something_is_slower(tmp_path, monkeypatch, capsys
     old.write_text("".join(json.dumps(line) + "\n" for line in changed))
     assert (out / "report.html").exists() and (out / "report.md").exists()
     assert cli.main([*command, "--baseline", str(old)]) == 1
-    assert "slower: one takes" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "slower: one takes" in told and " times what it took in old.jsonl" in told
+    assert "1 of 2 cases compared" in told
     old.write_text(old.read_text().replace('"min": 0.0', '"min": 9.0'))
     assert cli.main([*command, "--baseline", str(old), "--case", "one"]) == 0
+    capsys.readouterr()
+    assert cli.main([*command, "--baseline", str(old), "--case", "two"]) == 2
+    assert "must hold a time for one of the cases measured" in capsys.readouterr().err
+    cases = [quick("one", status="raises"), quick("two")]
+    monkeypatch.setattr(declared, "everything", lambda: cases)
+    assert cli.main([*command, "--baseline", str(old)]) == 1
+    assert "failed: one, which the baseline has a time for: OSError" in capsys.readouterr().out
+
+
+def test_a_baseline_that_cannot_be_read_is_named(tmp_path, monkeypatch, capsys):
+    old = tmp_path / "old.jsonl"
+    old.write_bytes(b"\xff\xfe\x00")
+    assert cli.main(["bench", "--out", str(tmp_path / "out"), "--baseline", str(old)]) == 2
+    assert f"{old} is no text in UTF-8" in " ".join(capsys.readouterr().err.split())
+
+    def run(command, **options):
+        raise subprocess.TimeoutExpired(command, 30)
+
+    monkeypatch.setattr(baseline.subprocess, "run", run)
+    with pytest.raises(ValueError, match="but is 'v1': Command .* timed out after 30 seconds"):
+        baseline.load("v1", "cpu")
 
 
 def test_an_interrupted_run_says_where_its_lines_are(tmp_path, monkeypatch, capsys):
@@ -256,9 +279,12 @@ def test_every_target_of_the_cpu_is_measured_first():
     cases = declared.of_suite(CPU)
     bounded = [bool(case.bounds) for case in cases]
     assert bounded == sorted(bounded, reverse=True) and sum(bounded) >= 6
-    bounds = {(c.model, c.precision): [b.bound for b in c.bounds] for c in cases if c.bounds}
-    assert bounds["mobilenetv2", "fp32"] == [3.0, 1.3, 1.6]
-    assert bounds["resnet18", "bf16"] == [5.0, 1.3, 1.25]
+    bounds = {(c.group, c.model, c.precision): [b.bound for b in c.bounds]
+              for c in cases if c.bounds}  # fmt: skip
+    assert bounds["attack", "mobilenetv2", "fp32"] == [3.0, 1.3, 1.6]
+    assert bounds["attack", "resnet18", "bf16"] == [5.0, 1.3, 1.25]
+    steps = {key[1:]: found for key, found in bounds.items() if key[0] == "step"}
+    assert steps == {key: [times] for key, times in step_summary.TIMES.items()}
 
 
 def test_a_wheel_can_carry_the_benchmarks():

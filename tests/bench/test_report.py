@@ -130,7 +130,9 @@ def test_sections_and_verdicts(page):
         "environment", "targets", "attack", "op", "step", "autoattack", "memory", "scaling",
         "breakdown", "comparison", "rivals", "method")]  # fmt: skip
     verdicts = [row[1] for row in page.tables["targets"].rows]
-    assert verdicts == ["reached", "not reached", "not measured here"]
+    assert verdicts == ["reached", "not reached"]
+    assert [row[1] for row in page.tables["targets-elsewhere"].rows] == ["not measured here"]
+    assert ("summary", {"id": "targets-elsewhere"}) in page.tags
     attack = page.tables["attack"]
     state = dict(zip(attack.head, attack.rows[0], strict=True))
     assert state["torchattacks"] == "failed" and state["published"] == "1.28×"
