@@ -19,6 +19,10 @@ NO_WAY_BACK = (
 NO_FORWARD = "vjp needs a forward before it, in the same running block."
 
 
+class NoGradient(ValueError):
+    """The model's logits do not depend on its input through autograd."""
+
+
 @dataclass
 class Passed:
     """What went through: calls each way, and images both forward and back (halves count half)."""
@@ -108,7 +112,7 @@ class EagerPasses:
                 self._logits, self._leaf, dlogits.to(self._logits.dtype), retain_graph=retain,
                 allow_unused=True)  # fmt: skip
         if dx is None:
-            raise ValueError(NO_WAY_BACK)
+            raise NoGradient(NO_WAY_BACK)
         return dx
 
     def infer(self, feed: Tensor) -> Tensor:
@@ -148,7 +152,7 @@ class PlannedPasses:
         for record, seed in zip(records, dlogits.split(self._sizes), strict=True):
             dx = self.plan.backward(record, seed, retain)
             if dx is None:
-                raise ValueError(NO_WAY_BACK)
+                raise NoGradient(NO_WAY_BACK)
             found.append(dx)
         if not retain:
             self._records = None
