@@ -22,6 +22,9 @@ NO_FORWARD = "vjp needs a forward before it, in the same running block."
 class NoGradient(ValueError):
     """The model's logits do not depend on its input through autograd."""
 
+    def __init__(self, said: str = NO_WAY_BACK) -> None:
+        super().__init__(said)
+
 
 @dataclass
 class Passed:
@@ -112,7 +115,7 @@ class EagerPasses:
                 self._logits, self._leaf, dlogits.to(self._logits.dtype), retain_graph=retain,
                 allow_unused=True)  # fmt: skip
         if dx is None:
-            raise NoGradient(NO_WAY_BACK)
+            raise NoGradient
         return dx
 
     def infer(self, feed: Tensor) -> Tensor:
@@ -152,7 +155,7 @@ class PlannedPasses:
         for record, seed in zip(records, dlogits.split(self._sizes), strict=True):
             dx = self.plan.backward(record, seed, retain)
             if dx is None:
-                raise NoGradient(NO_WAY_BACK)
+                raise NoGradient
             found.append(dx)
         if not retain:
             self._records = None

@@ -50,7 +50,7 @@ def second_opinion(
         `package`, `n` and `differing`, the samples whose verdicts differ.
     """
     rows = torch.arange(min(n, len(images)), device=images.device)
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for parts in _judged(result["suite"]):
         if parts.key in result["reduced"]:
             told = f"{parts.title}: the official code runs no reduced suite, so it was not asked"

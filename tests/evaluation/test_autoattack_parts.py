@@ -60,7 +60,7 @@ class Killed(Exception):
 
 
 def test_a_block_goes_on_where_its_attack_was(images, suite, tmp_path, monkeypatch):
-    setting, out = Setting(linear(images), eps=0.05), tmp_path / "r.json"
+    setting, out = Setting(linear(images), eps=0.15), tmp_path / "r.json"
     whole = Evaluation(setting, images, "autoattack")
     whole.go()
     asked, own = [], AutoAttack.run_standard_evaluation
@@ -79,10 +79,10 @@ def test_a_block_goes_on_where_its_attack_was(images, suite, tmp_path, monkeypat
 
     monkeypatch.setattr(AutoAttack, "run_standard_evaluation", dying)
     with pytest.raises(Killed):
-        Evaluation(setting, images, "autoattack", journal=Journal(out, {"eps": 0.05})).go()
+        Evaluation(setting, images, "autoattack", journal=Journal(out, {"eps": 0.15})).go()
     (state,) = tmp_path.glob(".r.json.state-aa-0-*.json")
     assert json.loads(state.read_text())["_robust_flags"]
-    again = Evaluation(setting, images, "autoattack", journal=Journal(out, {"eps": 0.05}))
+    again = Evaluation(setting, images, "autoattack", journal=Journal(out, {"eps": 0.15}))
     again.go()
     assert [attack for attack, _ in asked] == ["apgd-ce", "square"]
     left = sum(whole.result()["verdicts"]["aa"])
@@ -186,13 +186,13 @@ def test_a_reduced_suite_has_no_referee(images):
 
 
 def test_the_weighted_suite_weighs_each_attack(images, monkeypatch):
-    parts = (AutoAttackParts("square", "Square", "custom", ("square",), n_queries=20),)
+    parts = (AutoAttackParts("apgd", "APGD-CE", "custom", ("apgd-ce",)),)
     monkeypatch.setitem(SUITES, "weighted", parts)
-    result = evaluate(linear(images), images, suite="weighted", eps=0.1)
-    clean, square = result["accuracy"]["clean"], result["accuracy"]["square"]
-    assert square < clean
-    assert result["weighted"]["square"] == (clean + square) / 2
+    result = evaluate(linear(images), images, suite="weighted", eps=0.25)
+    clean, robust = result["accuracy"]["clean"], result["accuracy"]["apgd"]
+    assert robust < clean
+    assert result["weighted"]["apgd"] == (clean + robust) / 2
     assert result["weighted"]["worst"] == result["weighted_robust_accuracy"]
     result |= {"checkpoint": "c", "selection": "s", "architecture": "linear", "data": "digits"}
-    assert f"| weighted | - | {50 * (clean + square):.2f}% |" in markdown(result)
-    assert [column.header for column in table(result).columns] == ["", "clean", "Square", "worst"]
+    assert f"| weighted | - | {50 * (clean + robust):.2f}% |" in markdown(result)
+    assert [column.header for column in table(result).columns] == ["", "clean", "APGD-CE", "worst"]
