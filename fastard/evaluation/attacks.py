@@ -26,7 +26,7 @@ class Setting:
 
     `surrogate` is the network that transfer attacks are made on. Attacks keep what they reuse in
     `kept`, put into `notes` what a reader of the result must know, and their keys into `reduced`
-    where the model's few classes allowed less than the whole attack. A long attack writes what it
+    where the model (its few classes) allowed less than the whole attack. A long attack writes what it
     has found to `state_path`, goes on from there, and calls `on_part` with the name of what it has
     done so far and the accuracy then.
     """
@@ -204,7 +204,8 @@ class AutoAttackParts:
         if report.reductions:
             setting.reduced.add(self.key)
         setting.notes.update(f"{self.title} (reduced): {told}" for told in report.reductions)
-        setting.notes.update(f"{self.title}: {told}" for told in report.flags)
+        flags = set(report.flags).difference(report.reductions)
+        setting.notes.update(f"{self.title}: {told}" for told in flags)
         # "clean" too: what it took for wrong from the start it has not attacked.
         return adv, ["" if part == ROBUST else part for part in report.broken_by]
 
