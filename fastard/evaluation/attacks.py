@@ -26,7 +26,7 @@ class Setting:
 
     `surrogate` is the network that transfer attacks are made on. Attacks keep what they reuse in
     `kept`, put into `notes` what a reader of the result must know, and their keys into `reduced`
-    where the model (its few classes) allowed less than the whole attack. A long attack writes what it
+    where the model allowed less than the whole attack. A long attack writes what it
     has found to `state_path`, goes on from there, and calls `on_part` with the name of what it has
     done so far and the accuracy then.
     """
