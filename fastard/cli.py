@@ -23,6 +23,12 @@ from fastard.train import TrainConfig, train
 # What a user's input can cause; anything else is a defect of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 
+# What an interrupted command leaves to go on from.
+GOES_ON: dict[type, str] = {
+    TrainConfig: "; --resume continues the run from its last saved state",
+    EvaluateConfig: "; what was found is kept, and the same command goes on",
+}
+
 DESCRIPTION = """Adversarial training and robust distillation with compiled kernels.
 
 Examples:
@@ -72,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(command)
     except KeyboardInterrupt:
-        _complain("interrupted; --resume continues a training run from its last saved state")
+        _complain(f"interrupted{GOES_ON.get(type(command), '')}")
         return 130
     except USER_ERRORS as error:
         if os.environ.get("FASTARD_DEBUG") == "1":

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,18 @@ from fastard import data, models
 from fastard.device import resolve_device
 from fastard.evaluation.attacks import REFERENCE_EPS, Setting
 from fastard.evaluation.diagnose import diagnose, told
-from fastard.evaluation.journal import Journal
+from fastard.evaluation.journal import Journal, images_digest
 from fastard.evaluation.page import page
 from fastard.evaluation.results import markdown, protocol, table
 from fastard.evaluation.run import Evaluation, evaluate
+from fastard.evaluation.second_opinion import require_referee, second_opinion
 from fastard.files import atomic_path, require_writable_dir, write_json
 from fastard.models.checkpoint import require_fits
 from fastard.progress import QUIET
 from fastard.training.ranks import Ranks
+
+# A process that has no block left waits for one whose AutoAttack takes days.
+LONGEST_WAIT = timedelta(days=7)
 
 __all__ = ["EvaluateConfig", "evaluate", "evaluate_checkpoint"]
 
@@ -39,7 +44,8 @@ class EvaluateConfig:
     model: str | None = None
     """Architecture of a checkpoint that does not name its own, such as resnet18."""
     data: str | None = None
-    """digits, mnist, cifar10 or cifar100; the checkpoint's own when left out."""
+    """digits, mnist, cifar10, cifar100, svhn, tiny-imagenet or imagenet; the checkpoint's own when
+    left out."""
     data_root: Path | None = None
     """Folder that holds the data set, as torchvision lays it out."""
     download: bool = False
@@ -70,6 +76,11 @@ class EvaluateConfig:
     """Processes that share the images; torchrun's own are taken as they are."""
     diagnose: bool = False
     """Look for signs that gradients mislead the attacks, on the first images, before all else."""
+    referee: str | None = None
+    """official: when the suite is done, ask the installed official AutoAttack about the first
+    images and print on how many the verdicts agree."""
+    referee_n: int = 200
+    """Images that the referee is asked about."""
 
 
 def evaluate_checkpoint(config: EvaluateConfig, console: Console | None = None) -> dict[str, Any]:
@@ -84,13 +95,15 @@ def evaluate_checkpoint(config: EvaluateConfig, console: Console | None = None) 
         raise IsADirectoryError(f"out (--out) must be a file to write, but {out} is a folder.")
     if config.workers < 1:
         raise ValueError(f"workers (--workers) must be at least 1, but is {config.workers}.")
+    if config.referee is not None:
+        require_referee(config.referee, config.suite, config.referee_n)
     if config.workers > 1 and "RANK" not in os.environ:
         return _shared(config, out, console)
-    ranks = Ranks()
+    ranks = Ranks(timeout=LONGEST_WAIT)
     console = console if ranks.first else QUIET
     model, meta = models.load_checkpoint(config.checkpoint, name=config.model)
-    about = meta["extra"]
-    name = config.data or about.get("data")
+    trained = meta["extra"]
+    name = config.data or trained.get("data")
     if name is None:
         raise ValueError(
             f"data must be given: {config.checkpoint} does not say what it was trained on."
@@ -98,21 +111,26 @@ def evaluate_checkpoint(config: EvaluateConfig, console: Console | None = None) 
     device = resolve_device(ranks.device(config.device))
     splits = data.load(name, config.data_root, download=config.download, device=device)
     require_fits(meta, splits, source=str(config.checkpoint))
-    surrogate = _surrogate(config, splits)
+    surrogate, surrogate_meta = _surrogate(config, splits)
     require_writable_dir(out.parent)
     setting = Setting(
         model.to(device),
-        config.eps if config.eps is not None else about.get("eps", REFERENCE_EPS),
-        config.norm or about.get("norm", "Linf"),
+        config.eps if config.eps is not None else trained.get("eps", REFERENCE_EPS),
+        config.norm or trained.get("norm", "Linf"),
         config.seed,
         config.precision,
         None if surrogate is None else surrogate.to(device),
     )
-    journal = Journal(out, _identity(config, setting, name), ranks.rank)
     run = Evaluation(
-        setting, splits.test, config.suite, config.n, config.batch_size, journal, ranks.rank,
-        ranks.world,
+        setting, splits.test, config.suite, config.n, config.batch_size, rank=ranks.rank,
+        world=ranks.world,
     )  # fmt: skip
+    about = _identity(config, setting, name) | {
+        "model": meta["architecture"],
+        "surrogate_model": surrogate_meta.get("architecture"),
+        "images": images_digest(run.images),
+    }
+    run.journal = journal = Journal(out, about, ranks.rank)
     found = told(diagnose(setting, run.images)) if config.diagnose and ranks.first else []
     for sentence in found:
         console.print(sentence, soft_wrap=True, highlight=False)
@@ -126,18 +144,24 @@ def evaluate_checkpoint(config: EvaluateConfig, console: Console | None = None) 
     journal.again()
     result = {
         "checkpoint": str(config.checkpoint),
-        "selection": about.get("selected", "selection unknown"),
+        "selection": trained.get("selected", "selection unknown"),
         "architecture": meta["architecture"],
         "data": name,
         "surrogate": None if config.surrogate is None else str(config.surrogate),
         "diagnosis": found,
         **run.result(),
     }
+    if config.referee is not None:
+        asked = min(config.referee_n, result["n"])
+        console.print(f"asking the official AutoAttack about the first {asked} images")
+        result["referee"] = second_opinion(setting, run.images, result, config.referee_n)
     _write(out, result, [shown for block in journal.blocks for shown in block["examples"]])
     journal.remove()
     console.print(table(result))
     weighted = 100 * result["weighted_robust_accuracy"]
     console.print(f"weighted robust accuracy (mean of clean and worst): {weighted:.2f}%")
+    for opinion in result.get("referee", {}).values():
+        console.print(opinion["told"], soft_wrap=True, highlight=False)
     console.print(protocol(result), soft_wrap=True)
     console.print(f"written to {out}, {out.with_suffix('.md').name} and "
                   f"{out.with_suffix('.html').name}", soft_wrap=True)  # fmt: skip
@@ -152,12 +176,14 @@ def _write(out: Path, result: dict[str, Any], examples: list[dict[str, Any]]) ->
     write_json(out, result)
 
 
-def _surrogate(config: EvaluateConfig, splits: data.Splits) -> nn.Module | None:
+def _surrogate(
+    config: EvaluateConfig, splits: data.Splits
+) -> tuple[nn.Module | None, dict[str, Any]]:
     if config.surrogate is None:
-        return None
+        return None, {}
     surrogate, meta = models.load_checkpoint(config.surrogate, name=config.surrogate_model)
     require_fits(meta, splits, source=str(config.surrogate))
-    return surrogate
+    return surrogate, meta
 
 
 def _identity(config: EvaluateConfig, setting: Setting, name: str) -> dict[str, Any]:

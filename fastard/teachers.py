@@ -39,7 +39,8 @@ class TeachersConfig:
     k: int = 2
     """How many to choose."""
     data: str = "cifar10"
-    """digits, mnist, cifar10 or cifar100; its training images are used, never the test set."""
+    """digits, mnist, cifar10, cifar100, svhn, tiny-imagenet or imagenet; its training images are
+    used, never the test set."""
     data_root: Path | None = None
     """Folder that holds the data set, as torchvision lays it out."""
     download: bool = False

@@ -64,13 +64,22 @@ def test_bad_input_is_one_sentence_on_stderr(tmp_path, monkeypatch, capsys, line
         cli.main(line.format(out=tmp_path / "run").split())
 
 
-def test_interruption_says_how_to_go_on(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("function", "line", "sentence"),
+    [
+        ("train", "train --method trades", "interrupted; --resume continues the run"),
+        ("evaluate_checkpoint", "evaluate --checkpoint a.pt", "the same command goes on"),
+        ("bench", "bench --suite quick", "interrupted\n"),
+    ],
+)
+def test_interruption_says_how_to_go_on(monkeypatch, capsys, function, line, sentence):
     def interrupted(config, console):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "train", interrupted)
-    assert cli.main(["train", "--method", "trades"]) == 130
-    assert "--resume" in capsys.readouterr().err
+    monkeypatch.setattr(cli, function, interrupted)
+    assert cli.main(line.split()) == 130
+    said = capsys.readouterr().err
+    assert sentence in said and ("--resume" in said) == (function == "train")
 
 
 def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):

@@ -46,8 +46,8 @@ def cw_linf(
 
 @dataclass
 class CWInfo:
-    """What `cw_l2` found: `found`, [B] bool, an image that the model errs on; `norm`, [B], the L2
-    norm of its perturbation, inf where there is none."""
+    """What `cw_l2` found: `found`, [B] bool, an image that the model errs on by at least the margin
+    kappa; `norm`, [B], the L2 norm of its perturbation, inf where there is none."""
 
     found: Tensor
     norm: Tensor
@@ -74,17 +74,20 @@ def cw_l2(
 
     Equivalent to: with ``x_adv = (tanh(w) + 1) / 2 * (clip_max - clip_min) + clip_min``, `steps`
     times Adam on w against ``((x_adv - x) ** 2).sum() + c * max(z_y - max_{k != y} z_k + kappa,
-    0)``; the x_adv of smallest norm among those that the model errs on. From one search step to the
-    next c shrinks to the middle of its bounds where an image was found, grows tenfold where not.
+    0)``; the x_adv of smallest norm among those with ``(z + kappa * onehot(y)).argmax() != y``
+    (targeted: ``(z - kappa * onehot(y)).argmax() == y``). From one search step to the next c
+    shrinks to the middle of its bounds where an image was found, grows tenfold where not.
 
     Args:
         x: [B, C, H, W] in [clip_min, clip_max]. y: labels [B], with `targeted` the wanted ones.
-        c: the first weight of the margin. kappa: the margin wanted (confidence).
+        c: the first weight of the margin. kappa: the margin wanted (confidence), of the
+            loss and of what counts as found.
         steps: Adam steps, each a forward and an input gradient. lr: Adam's.
         binary_search_steps: values of c tried.
         precision, engine: as `fastard.PGD`.
     Returns:
-        x_adv, x itself where none was found; or (x_adv, `CWInfo`) with return_info=True.
+        x_adv, x itself where none was found, even if the model errs on it by less than kappa; or
+        (x_adv, `CWInfo`) with return_info=True.
     Raises:
         TypeError, ValueError: bad input, in one sentence, before anything has changed.
 
@@ -121,8 +124,8 @@ def cw_l2(
     if not return_info:
         return adv
     answer = Inference(model, "fp32", engine=False)(adv).argmax(1)
-    found = (answer == y) if targeted else (answer != y)
-    return adv, CWInfo(found, norm)
+    wrong = (answer == y) if targeted else (answer != y)
+    return adv, CWInfo(norm.isfinite() & wrong, norm)
 
 
 class _Descent:
@@ -134,6 +137,7 @@ class _Descent:
     ) -> None:  # fmt: skip
         self.program, self.x, self.y, self.weight = program, x, y, weight
         self.targeted, self.middle, self.half = targeted, (low + high) / 2, (high - low) / 2
+        self.confidence = -kappa if targeted else kappa
         self.seed = RowLoss(LossKind.margin, y, targeted=targeted, kappa=kappa)
 
     def run(self, steps: int, lr: float, best: Tensor, norm: Tensor) -> Tensor:
@@ -148,7 +152,8 @@ class _Descent:
             flat = w.detach().tanh()
             x_adv = flat * self.half + self.middle
             logits = self.program.forward(x_adv)
-            hit = logits.argmax(1) == self.y
+            own = torch.nn.functional.one_hot(self.y, logits.shape[1])
+            hit = (logits + self.confidence * own).argmax(1) == self.y
             hit = hit if self.targeted else ~hit
             size = (x_adv - self.x).flatten(1).norm(dim=1)
             smaller = hit & (size < norm)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 
 from fastard import api
 from fastard.autoattack import AutoAttack
-from fastard.autoattack.report import CLEAN, ROBUST
+from fastard.autoattack.report import ROBUST
+from fastard.engine import NoGradient
 from fastard.evaluation.noise import keyed_by
 
 REFERENCE_EPS = 8 / 255
@@ -22,7 +25,10 @@ class Setting:
     """What all attacks of an evaluation share.
 
     `surrogate` is the network that transfer attacks are made on. Attacks keep what they reuse in
-    `kept`, and put into `notes` what a reader of the result must know.
+    `kept`, put into `notes` what a reader of the result must know, and their keys into `reduced`
+    where the model allowed less than the whole attack. A long attack writes what it
+    has found to `state_path`, goes on from there, and calls `on_part` with the name of what it has
+    done so far and the accuracy then.
     """
 
     model: nn.Module
@@ -33,6 +39,9 @@ class Setting:
     surrogate: nn.Module | None = None
     kept: dict[Any, Any] = field(default_factory=dict, compare=False)
     notes: set[str] = field(default_factory=set, compare=False)
+    reduced: set[str] = field(default_factory=set, compare=False)
+    state_path: Path | None = None
+    on_part: Callable[[str, float], None] | None = field(default=None, compare=False)
 
 
 class SuiteAttack(Protocol):
@@ -102,24 +111,16 @@ class Attack:
         model = setting.surrogate if self.transferred else setting.model
         if model is None:
             raise ValueError(f"{self.title} is made on a surrogate: give one (--surrogate).")
-        with keyed_by(ids, setting.seed):
-            adv = api.pgd(
-                model,
-                x,
-                y,
-                setting.eps,
-                self.alpha,
-                self.steps,
-                loss=self.loss,
-                kappa=self.kappa,
-                norm=setting.norm,
-                random_start=self.random_start,
-                clip_start=True,
-                n_restarts=self.n_restarts,
-                precision=setting.precision,
-                # Evaluation counts unusable logits as broken instead.
-                check_logits=False,
-            )
+        try:
+            with keyed_by(ids, setting.seed):
+                adv = api.pgd(
+                    model, x, y, setting.eps, self.alpha, self.steps, loss=self.loss,
+                    kappa=self.kappa, norm=setting.norm, random_start=self.random_start,
+                    clip_start=True, n_restarts=self.n_restarts, precision=setting.precision,
+                    # Evaluation counts unusable logits as broken instead.
+                    check_logits=False)  # fmt: skip
+        except NoGradient:
+            return _unattacked(setting, self.title, x), None
         return adv, None
 
 
@@ -140,15 +141,18 @@ class CWL2:
     def describe(self) -> str:
         return (
             f"{self.title}: {self.steps} Adam steps of {self.lr:g}, c {self.c:g}, "
-            f"confidence {self.kappa:g}, in no ball"
+            f"confidence {self.kappa:g}, no early abort, in no ball"
         )
 
     def search(
         self, setting: Setting, x: Tensor, y: Tensor, ids: Tensor
     ) -> tuple[Tensor, list[str] | None]:
-        adv = api.cw_l2(
-            setting.model, x, y, c=self.c, kappa=self.kappa, steps=self.steps, lr=self.lr,
-            binary_search_steps=1, precision=setting.precision)  # fmt: skip
+        try:
+            adv = api.cw_l2(
+                setting.model, x, y, c=self.c, kappa=self.kappa, steps=self.steps, lr=self.lr,
+                binary_search_steps=1, precision=setting.precision)  # fmt: skip
+        except NoGradient:
+            return _unattacked(setting, self.title, x), None
         return adv, None
 
 
@@ -170,8 +174,10 @@ class AutoAttackParts:
         parts = f" ({', '.join(self.parts)})" if self.parts else ""
         return f"{self.title}: AutoAttack {self.version}{parts}{queries}"
 
-    def _made(self, setting: Setting) -> Any:
-        found = setting.kept.get(self.key)
+    def made(self, setting: Setting) -> AutoAttack:
+        """The attack with its settings; one for all of an evaluation's blocks."""
+        # By all of its constants: a key alone is not one attack's.
+        found: AutoAttack | None = setting.kept.get(self)
         if found is None:
             found = AutoAttack(
                 setting.model, norm=setting.norm, eps=setting.eps, seed=setting.seed,
@@ -181,19 +187,33 @@ class AutoAttackParts:
                 found.apgd.n_restarts = found.fab.n_restarts = 1
             if self.n_queries:
                 found.square.n_queries = self.n_queries
-            setting.kept[self.key] = found
+            setting.kept[self] = found
         return found
 
     def search(
         self, setting: Setting, x: Tensor, y: Tensor, ids: Tensor
     ) -> tuple[Tensor, list[str] | None]:
-        attack = self._made(setting)
-        adv = attack.run_standard_evaluation(x, y, bs=max(len(x), 1), ids=ids)
-        report = attack.report
-        setting.notes.update(
-            f"{self.title}: {told}" for told in (*report.reductions, *report.flags)
+        attack, on_part = self.made(setting), setting.on_part
+        if on_part is not None:
+            attack.on_batch = lambda part, done, total, accuracy: on_part(part, accuracy)
+        adv = attack.run_standard_evaluation(
+            x, y, bs=max(len(x), 1), state_path=setting.state_path, ids=ids
         )
-        return adv, ["" if part in (ROBUST, CLEAN) else part for part in report.broken_by]
+        report = attack.report
+        assert report is not None
+        if report.reductions:
+            setting.reduced.add(self.key)
+        setting.notes.update(f"{self.title} (reduced): {told}" for told in report.reductions)
+        flags = set(report.flags).difference(report.reductions)
+        setting.notes.update(f"{self.title}: {told}" for told in flags)
+        # "clean" too: what it took for wrong from the start it has not attacked.
+        return adv, ["" if part == ROBUST else part for part in report.broken_by]
+
+
+def _unattacked(setting: Setting, title: str, x: Tensor) -> Tensor:
+    """The images as they are, with a note that says why."""
+    setting.notes.add(f"{title}: no gradient reaches the image, so that it was left as it is")
+    return x
 
 
 def usable(logits: Tensor) -> Tensor:

@@ -13,12 +13,15 @@ from fastard.attacks.apgd import sphere_start
 from fastard.attacks.draws import CounterDraws
 from fastard.attacks.pgd import Moves
 from fastard.autoattack import checks
+from fastard.autoattack.versions import VERSIONS
 from fastard.data import ImageSet
 from fastard.evaluation.attacks import AutoAttackParts, Setting, require_logits
 from fastard.evaluation.judge import asked
 from fastard.evaluation.noise import keyed_by
 from fastard.kinds import Norm, parse_norm
 
+# Of APGD-T and FAB-T in AutoAttack's standard version.
+TARGETS = 9
 IMAGES, QUERIES, STEPS, TRIES = 100, 1000, 20, 10
 # Of 100 images three are within the noise of an attack's start.
 SLACK = 0.03
@@ -75,10 +78,10 @@ def _official(setting: Setting, x: Tensor, y: Tensor, logits: Tensor) -> Iterato
     yield _finding("randomness", checks.randomized(ask, x, y), "five passes agree")
     yield _finding("output", checks.range_output(logits), "logits, not probabilities")
     yield _finding("dynamics", checks.dynamic(setting.model, x[:1]), "no gradient in a forward")
-    targets = min(9, classes - 1)
-    parts = ["apgd-ce", "apgd-t", "fab-t", "square"]
     yield _finding(
-        "classes", checks.n_classes(classes, parts, targets, targets), f"{classes} classes"
+        "classes",
+        checks.n_classes(classes, VERSIONS["standard"], TARGETS, TARGETS),
+        f"{classes} classes",
     )
     flag = _zero_gradients(setting, x, y)
     yield _finding("gradients", flag, "no image has a gradient of zero")
@@ -120,6 +123,8 @@ def _symptoms(setting: Setting, x: Tensor, y: Tensor, ids: Tensor) -> Iterator[F
         return left(adv)
 
     eps = setting.eps
+    square = AutoAttackParts("square", "Square", "custom", ("square",), n_queries=QUERIES)
+    blind = left(square.search(setting, x, y, ids)[0])
     # No two images of the box [0, 1] are farther apart.
     whole = 1.0 if parse_norm(setting.norm) == Norm.Linf else float(x[0].numel())
     try:
@@ -127,10 +132,10 @@ def _symptoms(setting: Setting, x: Tensor, y: Tensor, ids: Tensor) -> Iterator[F
         one, anywhere = pgd(1, eps, eps, False), pgd(4 * STEPS, whole / 20, whole)
     except ValueError as error:
         yield Finding("gradient attacks", False, f"none can be made: {error}")
+        yield _square(1.0, blind)
         return
+    yield _square(strong, blind)
     noisy = left(_noise(setting, x, y, ids))
-    square = AutoAttackParts("square", "Square", "custom", ("square",), n_queries=QUERIES)
-    blind = left(square.search(setting, x, y, ids)[0])
 
     def finding(name: str, good: bool, seen: str, advice: str) -> Finding:
         return Finding(name, good, seen if good else f"{seen}: {advice}")
@@ -166,6 +171,12 @@ def _symptoms(setting: Setting, x: Tensor, y: Tensor, ids: Tensor) -> Iterator[F
         f"{pgd_left}, the worst of {TRIES} random perturbations {noisy:.1%}",
         "noise is as strong, so the gradient says nothing",
     )
+
+
+def _square(strong: float, blind: float) -> Finding:
+    """The official check of Square, which takes what PGD has left for the gradient attacks'."""
+    flag = checks.square_success({"clean": 1.0, "pgd": strong, "square": blind})
+    return _finding("square", flag, f"Square leaves {blind:.1%}, the gradient attacks {strong:.1%}")
 
 
 def _noise(setting: Setting, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:

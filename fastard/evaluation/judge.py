@@ -78,7 +78,9 @@ def judge_block(
             logits = require_logits(setting.model(adv), len(x))
     good = usable(logits)
     answer = logits.argmax(1)
-    return Block((answer == y) & good, ~good, by, x, adv, answer)
+    # What the attack saw broken stays broken: a second pass, in another batch, may round otherwise.
+    unbroken = torch.tensor([part == "" for part in by], device=x.device)
+    return Block((answer == y) & good & unbroken, ~good, by, x, adv, answer)
 
 
 def judge(

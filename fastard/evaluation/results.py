@@ -22,6 +22,7 @@ def result_of(
     *,
     by: Mapping[str, Sequence[str]],
     broken: Mapping[str, Sequence[int]],
+    reduced: Sequence[str],
     notes: Sequence[str],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -45,8 +46,14 @@ def result_of(
         "attacks": {attack.key: attack.describe() for attack in attacks},
         "accuracy": accuracy,
         "weighted_robust_accuracy": weighted_robust_accuracy(accuracy["clean"], accuracy["worst"]),
+        "weighted": {
+            key: weighted_robust_accuracy(accuracy["clean"], value)
+            for key, value in accuracy.items()
+            if key != "clean"
+        },
         "broken_logits": {key: sum(column) for key, column in broken.items()},
         "broken_by": first,
+        "reduced": list(reduced),
         "notes": list(notes),
         "seconds": dict(seconds),
         "torch": torch.__version__,
@@ -57,17 +64,35 @@ def result_of(
 def titles(result: Mapping[str, Any]) -> dict[str, str]:
     """The title of each column of a result."""
     attacks = [attack.at(result["eps"]) for attack in SUITES[result["suite"]]]
-    known = {attack.key: attack.title for attack in attacks}
+    known = {
+        attack.key: attack.title + (" (reduced)" if attack.key in result["reduced"] else "")
+        for attack in attacks
+    }
     return {key: known.get(key, key) for key in result["accuracy"]}
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    """The accuracies of a result, one column an attack."""
+    """The accuracies of a result, one column an attack; `weighted` has its means with clean too."""
     shown = Table(title=f"accuracy in % on {result['data']}, {result['architecture']}")
-    for title in titles(result).values():
-        shown.add_column(title, justify="right")
-    shown.add_row(*(f"{100 * value:.2f}" for value in result["accuracy"].values()))
+    heads, rows = _figures(result, "")
+    for head in heads:
+        shown.add_column(head, justify="right")
+    for row in rows:
+        shown.add_row(*row)
     return shown
+
+
+def _figures(result: Mapping[str, Any], unit: str) -> tuple[list[str], list[list[str]]]:
+    """The heads of a table of all attacks, and its rows."""
+    heads, accuracy = list(titles(result).values()), result["accuracy"]
+    row = [f"{100 * value:.2f}{unit}" for value in accuracy.values()]
+    if result["suite"] != "weighted":
+        return heads, [row]
+    weighted = [
+        f"{100 * result['weighted'][key]:.2f}{unit}" if key in result["weighted"] else "-"
+        for key in accuracy
+    ]
+    return ["", *heads], [["accuracy", *row], ["weighted", *weighted]]
 
 
 def protocol(result: Mapping[str, Any]) -> str:
@@ -79,6 +104,8 @@ def protocol(result: Mapping[str, Any]) -> str:
     )
     if result.get("surrogate"):
         line += f"; surrogate {result['surrogate']}"
+    if result.get("referee"):
+        line += f"; {'; '.join(opinion['told'] for opinion in result['referee'].values())}"
     if result["notes"]:
         line += f"; {'; '.join(result['notes'])}"
     broken = {key: count for key, count in result["broken_logits"].items() if count}
@@ -93,15 +120,17 @@ def markdown(result: Mapping[str, Any]) -> str:
     name, accuracy = result["architecture"], result["accuracy"]
     robust = "aa" if "aa" in accuracy else "worst"
     told = "AutoAttack" if robust == "aa" else f"worst of the suite {result['suite']}"
+    if robust in result["reduced"]:
+        told += ", reduced"
     heads = ["#", "Model ID", "Paper", "Clean accuracy", "Robust accuracy", "Architecture", "Venue"]
     row = ["1", _cell(result["checkpoint"]), "-", _percent(accuracy["clean"]),
            f"{_percent(accuracy[robust])} ({told})", name, "-"]  # fmt: skip
-    every = list(titles(result).values())
+    every, figures = _figures(result, "%")
     return "\n".join(
         [
-            *_rows(heads, row),
+            *_rows(heads, [row]),
             "",
-            *_rows(every, [_percent(value) for value in accuracy.values()]),
+            *_rows(every, figures),
             "",
             _cell(protocol(result)),
             "",
@@ -109,8 +138,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     )
 
 
-def _rows(heads: Sequence[str], row: Sequence[str]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), row)]
+def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
 def _percent(value: float) -> str:

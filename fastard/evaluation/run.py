@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from rich.console import Console
+from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
 from fastard import checks
 from fastard.data import ImageSet
-from fastard.evaluation.attacks import REFERENCE_EPS, Setting, SuiteAttack
+from fastard.evaluation.attacks import REFERENCE_EPS, AutoAttackParts, Setting, SuiteAttack
 from fastard.evaluation.journal import Journal, column
 from fastard.evaluation.judge import judge_block
 from fastard.evaluation.pictures import examples
@@ -59,9 +61,10 @@ def evaluate(
         console: shows progress; silent by default.
 
     Returns: a dict that JSON can hold: `accuracy` by attack in [0, 1], `weighted_robust_accuracy`
-        (the mean of clean and worst), per-sample `verdicts` by attack (1 survived, 0 broken),
-        `broken_by` (the first attack that broke a sample, None where none did), `broken_logits`
-        (counts), `seconds`, and the protocol.
+        (the mean of clean and worst), `weighted` (that of clean and each attack), per-sample
+        `verdicts` by attack (1 survived, 0 broken), `broken_by` (the first attack that broke a
+        sample, None where none did), `broken_logits` (counts), `reduced` (the attacks that too few
+        classes left incomplete), `seconds`, and the protocol.
 
     Raises ValueError for an unknown suite, n out of range, a negative or infinite eps, a missing
         surrogate, or logits of another shape; TypeError for a model that does not return one
@@ -79,7 +82,8 @@ class Evaluation:
 
     Args:
         journal: keeps the verdicts on disk; without one they live in memory.
-        rank, world: this process takes every `world`-th block, from the rank-th on.
+        rank, world: this process takes every `world`-th block, from the rank-th on; blocks are
+            then as small as gives every process as many.
     """
 
     def __init__(
@@ -101,6 +105,10 @@ class Evaluation:
         self.setting, self.suite, self.journal = setting, suite, journal
         self.images = images.first(n) if n is not None else images
         self.batch_size, self.rank, self.world = batch_size, rank, world
+        self._block = batch_size
+        if world > 1:
+            rounds = math.ceil(len(self.images) / (batch_size * world))
+            self._block = math.ceil(len(self.images) / (rounds * world))
         self.attacks: list[SuiteAttack] = [attack.at(setting.eps) for attack in SUITES[suite]]
         transferred = any(getattr(attack, "transferred", False) for attack in self.attacks)
         if transferred and setting.surrogate is None:
@@ -117,9 +125,9 @@ class Evaluation:
     def _mine(self, done: set[int]) -> Iterable[Tensor]:
         """The samples of each block that is this process's and has no verdict yet."""
         device, count = self.images.device, len(self.images)
-        for number, start in enumerate(range(0, count, self.batch_size)):
+        for number, start in enumerate(range(0, count, self._block)):
             if number % self.world == self.rank:
-                rows = [i for i in range(start, min(start + self.batch_size, count))
+                rows = [i for i in range(start, min(start + self._block, count))
                         if i not in done]  # fmt: skip
                 if rows:
                     yield torch.tensor(rows, device=device)
@@ -136,6 +144,7 @@ class Evaluation:
     def go(self, console: Console = QUIET) -> None:
         """Judges what has no verdict yet, attack after attack."""
         fields = "accuracy {task.fields[accuracy]}  worst so far {task.fields[worst]}"
+        fields += "  {task.fields[inside]}"
         with progress_bar(console, fields) as progress:
             worst: dict[int, bool] = {}
             for attack in (None, *self.attacks):
@@ -143,7 +152,10 @@ class Evaluation:
                 kept = self._survived(key)
                 left = list(self._mine(set(kept)))
                 total = len(kept) + sum(len(rows) for rows in left)
-                task = progress.add_task(f"{title:<18}", total=total, accuracy="-", worst="-")
+                task = progress.add_task(
+                    f"{title:<18}", total=total, accuracy="-", worst="-", inside=""
+                )
+                self.setting = replace(self.setting, on_part=_shown(progress, task))
                 for rows in [None, *left]:
                     if rows is not None:
                         self._judge(attack, key, rows)
@@ -153,6 +165,7 @@ class Evaluation:
                         progress.update(
                             task,
                             completed=len(kept),
+                            inside="",
                             accuracy=f"{100 * sum(kept.values()) / len(kept):5.2f}%",
                             worst=f"{100 * sum(now) / len(now):5.2f}%",
                         )
@@ -163,36 +176,57 @@ class Evaluation:
         x, y = self.images.float(rows), self.images.y[rows]
         broken = {i for b in self.blocks if b["attack"] == CLEAN
                   for i, bad in zip(b["ids"], b["broken_logits"], strict=True) if bad}  # fmt: skip
-        skip = torch.tensor([i in broken for i in rows.tolist()], device=x.device)
-        self.setting.notes.clear()
-        found = judge_block(self.setting, attack, x, y, rows, skip)
+        ids = rows.tolist()
+        skip = torch.tensor([i in broken for i in ids], device=x.device)
+        path = None if self.journal is None else self.journal.state_path(key, ids)
+        setting = replace(self.setting, notes=set(), reduced=set(), state_path=path)
+        found = judge_block(setting, attack, x, y, rows, skip)
         block = {
             "attack": key,
-            "ids": rows.tolist(),
+            "ids": ids,
             "survived": found.survived.int().tolist(),
             "broken_logits": found.broken_logits.int().tolist(),
             "by": found.by,
             "seconds": round(time.perf_counter() - begun, 3),
-            "notes": sorted(self.setting.notes),
+            "notes": sorted(setting.notes),
+            "reduced": key in setting.reduced,
             "examples": [] if attack is None else examples(found, y, rows, attack.title),
         }
         if self.journal is None:
             self._blocks.append(block)
         else:
             self.journal.add(block)
+            self.journal.forget_state(key, ids)
 
     def result(self) -> dict[str, Any]:
         """The whole evaluation as a dict; every sample must have its verdicts."""
         keys = [CLEAN, *(attack.key for attack in self.attacks)]
         n = len(self.images)
         survived = {key: column(self.blocks, key, "survived", n) for key in keys}
+        reduced = {block["attack"] for block in self.blocks if block["reduced"]}
+        attacks: list[SuiteAttack] = [
+            replace(attack, version="reduced")
+            if isinstance(attack, AutoAttackParts) and attack.key in reduced
+            else attack
+            for attack in self.attacks
+        ]
         return result_of(
-            self.setting, self.suite, self.attacks, self.batch_size, survived,
+            self.setting, self.suite, attacks, self.batch_size, survived,
             by={key: column(self.blocks, key, "by", n) for key in keys},
             broken={key: column(self.blocks, key, "broken_logits", n) for key in keys},
+            reduced=sorted(reduced),
             notes=sorted({note for block in self.blocks for note in block["notes"]}),
             seconds={
                 key: round(sum(b["seconds"] for b in self.blocks if b["attack"] == key), 3)
                 for key in keys
             },
         )  # fmt: skip
+
+
+def _shown(progress: Progress, task: TaskID) -> Callable[[str, float], None]:
+    """Shows what an attack of several parts has done of a block."""
+
+    def show(part: str, accuracy: float) -> None:
+        progress.update(task, inside=f"of this block {part} leaves {100 * accuracy:.2f}%")
+
+    return show

@@ -7,6 +7,7 @@ import inspect
 import os
 import re
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,9 +45,12 @@ class Ranks:
 
     All of them draw the same numbers and hold the same student, and each trains on its rows of
     every global batch. The one of rank 0 writes and prints.
+
+    Args:
+        timeout: how long one waits for the others to agree; half an hour when left out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: timedelta | None = None) -> None:
         self.rank, self.world, self.local = 0, 1, 0
         self._made = False
         # What processes agree on must not wait for a device.
@@ -70,7 +74,8 @@ class Ranks:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.local = int(os.environ.get("LOCAL_RANK", str(self.rank)))
         if self.world > 1:
-            self._agreement = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+            group = dist.new_group(backend="gloo", timeout=timeout)
+            self._agreement = cast(dist.ProcessGroup, group)
 
     @property
     def part(self) -> tuple[int, int]:

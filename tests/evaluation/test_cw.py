@@ -36,7 +36,9 @@ def by_hand(net, x, y, c, steps, lr, kappa):
         other = z.scatter(1, y[:, None], -torch.inf).amax(1)
         size = (x_adv - x).flatten(1).norm(dim=1).detach()
         for i in range(len(x)):
-            if z[i].argmax() != y[i] and size[i] < norm[i]:
+            sure = z[i].detach().clone()
+            sure[y[i]] += kappa
+            if sure.argmax() != y[i] and size[i] < norm[i]:
                 norm[i], best[i] = size[i], x_adv[i].detach()
         loss = ((x_adv - origin) ** 2).sum() + c * (own - other + kappa).clamp(min=0).sum()
         adam.zero_grad()
@@ -45,16 +47,32 @@ def by_hand(net, x, y, c, steps, lr, kappa):
     return best, norm
 
 
-@pytest.mark.parametrize("kappa", [0.0, 0.5])
-def test_cw_l2_is_the_published_loop(net, batch, kappa):
+@pytest.mark.parametrize(("kappa", "c"), [(0.0, 1.0), (0.2, 10.0)])
+def test_cw_l2_is_the_published_loop(net, batch, kappa, c):
     x, y = batch
-    best, norm = by_hand(net, x, y, 1.0, 60, 0.02, kappa)
+    best, norm = by_hand(net, x, y, c, 60, 0.02, kappa)
     adv, info = fastard.cw_l2(
-        net, x, y, c=1.0, kappa=kappa, steps=60, lr=0.02, binary_search_steps=1, return_info=True
+        net, x, y, c=c, kappa=kappa, steps=60, lr=0.02, binary_search_steps=1, return_info=True
     )
     assert norm.isfinite().any() and torch.equal(info.found, norm.isfinite())
     torch.testing.assert_close(info.norm, norm, rtol=1e-9, atol=0)
     torch.testing.assert_close(adv, best, rtol=0, atol=1e-9)
+
+
+def test_what_is_wrong_by_less_than_the_confidence_is_not_found(net, batch):
+    x, y = batch
+    options = {"c": 10.0, "steps": 60, "lr": 0.02, "binary_search_steps": 1, "return_info": True}
+    for targeted, labels in ((False, y), (True, (y + 1) % 5)):
+        adv, info = fastard.cw_l2(net, x, labels, kappa=0.2, targeted=targeted, **options)
+        z = net(adv).double()
+        own = z.gather(1, labels[:, None])[:, 0]
+        other = z.scatter(1, labels[:, None], -torch.inf).amax(1)
+        margin = own - other if targeted else other - own
+        assert info.found.any() and (margin[info.found] >= 0.2).all()
+        assert torch.equal(adv[~info.found], x[~info.found])
+    wrong = (y + 1) % 5
+    same, none = fastard.cw_l2(net, x, wrong, kappa=1e6, **options | {"steps": 3})
+    assert torch.equal(same, x) and not none.found.any() and none.norm.isinf().all()
 
 
 def test_a_search_over_c_finds_smaller_perturbations(net, batch):

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from fastard import data
-from fastard.evaluation.attacks import Setting
+from fastard.evaluation.attacks import CWL2, AutoAttackParts, Setting
 from fastard.evaluation.diagnose import diagnose, told
 from fastard.evaluation.run import evaluate
+from fastard.evaluation.suites import SUITES
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,7 @@ def test_a_sound_network_betrays_nothing(model, images):
     [
         ("quantised", "gradients", "a quantised input hides it"),
         ("quantised", "black box", "gradients mislead PGD; trust Square"),
+        ("quantised", "square", "Square Attack has decreased the robust accuracy"),
         ("quantised", "more steps", "more steps gain nothing"),
         ("quantised", "unlimited radius", "the gradient is masked"),
         ("saturated", "gradients", "saturated logits round it away"),
@@ -75,12 +77,43 @@ def test_each_tell_tale_is_named(model, images, name, betrayed, words):
     assert words in found[betrayed]
 
 
+def test_fewer_classes_than_targets_are_told(images):
+    torch.manual_seed(0)
+    few = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
+    kept = images.select((images.y < 6).nonzero()[:, 0])
+    found = {finding.name: finding for finding in diagnose(Setting(few, eps=0.1), kept, n=8)}
+    assert not found["classes"].good
+    assert "more target classes (9) than possible (5)" in found["classes"].told
+    assert {"randomness", "output", "dynamics", "classes", "gradients"} <= found.keys()
+
+
+def test_a_diagnosis_leaves_the_suites_own_square(model, images):
+    setting = Setting(model, eps=0.1)
+    diagnose(setting, images, n=5)
+    whole = SUITES["square-only"][1]
+    assert whole.made(setting).square.n_queries == 5000
+
+
 def test_a_network_without_any_gradient_is_told_and_still_broken_by_square(model, images):
     hidden = Around(model, after=torch.Tensor.detach)
     found = wrong(hidden, images)
     assert "attack with Square" in found["gradients"] and "gradient attacks" in found
+    assert "Square Attack has decreased the robust accuracy" in found["square"]
     result = evaluate(hidden, images, suite="square-only", eps=0.2)
     assert result["accuracy"]["square"] < 0.5 * result["accuracy"]["clean"]
+
+
+def test_gradient_attacks_of_a_suite_leave_such_images_and_say_so(model, images, monkeypatch):
+    hidden = Around(model, after=torch.Tensor.detach)
+    square = AutoAttackParts("square", "Square", "custom", ("square",), n_queries=200)
+    suite = (*SUITES["basic"], CWL2("cw", c=1.0, steps=2, lr=0.01, kappa=0.0), square)
+    monkeypatch.setitem(SUITES, "basic", suite)
+    result = evaluate(hidden, images, eps=0.2, batch_size=16)
+    for key in ("fgsm", "pgd_sat", "cw_inf", "cw"):
+        assert result["verdicts"][key] == result["verdicts"]["clean"]
+    assert "FGSM: no gradient reaches the image, so that it was left as it is" in result["notes"]
+    assert len([note for note in result["notes"] if "no gradient reaches" in note]) == 5
+    assert result["accuracy"]["worst"] == result["accuracy"]["square"] < result["accuracy"]["clean"]
 
 
 def test_the_model_stays_as_it_was(model, images):

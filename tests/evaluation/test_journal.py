@@ -8,17 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
+import fastard
 from fastard import data, models
 from fastard.evaluate import EvaluateConfig, evaluate_checkpoint
+from fastard.evaluation import journal as journal_module
 from fastard.evaluation.attacks import Setting
-from fastard.evaluation.journal import Journal
+from fastard.evaluation.journal import Journal, images_digest
 from fastard.evaluation.run import Evaluation
 from fastard.progress import QUIET
+from fastard.training import ranks
 
 ROOT = Path(__file__).parents[2]
 
@@ -142,6 +146,83 @@ def test_processes_that_share_the_blocks_give_the_one_process_result(tmp_path):
         assert sum(len(b["ids"]) for b in part.blocks if b["attack"] == "clean") <= 30
     part.journal.again()
     assert of_the_verdicts(part.result()) == of_the_verdicts(alone.result())
+
+
+@pytest.mark.parametrize(("n", "batch_size", "world"), [(30, 256, 3), (29, 7, 2), (2, 256, 3)])
+def test_every_process_gets_as_many_samples(n, batch_size, world):
+    setting = Setting(models.build("small_cnn-4", 10, in_channels=1, image_size=8))
+    shares = []
+    for rank in range(world):
+        part = Evaluation(
+            setting, data.load("digits").test, "basic", n, batch_size, rank=rank, world=world
+        )
+        blocks = list(part._mine(set()))
+        assert all(len(rows) <= batch_size for rows in blocks)
+        shares.append([i for rows in blocks for i in rows.tolist()])
+    assert sorted(i for share in shares for i in share) == list(range(n))
+    rounds = -(-n // (batch_size * world))
+    assert max(map(len, shares)) <= rounds * -(-n // (rounds * world))
+
+
+def test_a_process_that_is_done_waits_as_long_as_another_may_take(checkpoint, monkeypatch):
+    made, asked = [], []
+    for name, value in (("is_initialized", True), ("get_rank", 0), ("get_world_size", 2)):
+        monkeypatch.setattr(ranks.dist, name, lambda value=value: value)
+    monkeypatch.setattr(ranks.dist, "new_group", lambda **options: made.append(options))
+    week = timedelta(days=7)
+    ranks.Ranks(timeout=week)
+    assert made == [{"backend": "gloo", "timeout": week}]
+    monkeypatch.undo()
+
+    def counted(timeout=None):
+        asked.append(timeout)
+        return ranks.Ranks(timeout)
+
+    monkeypatch.setattr("fastard.evaluate.Ranks", counted)
+    evaluate_checkpoint(config(checkpoint, n=2), QUIET)
+    assert asked == [week]
+
+
+def test_another_network_or_other_images_are_another_evaluation(checkpoint, monkeypatch):
+    def dying(self, attack, key, rows):
+        raise Killed
+
+    about = []
+    monkeypatch.setattr(Evaluation, "_judge", dying)
+
+    def kept(out, found, rank):
+        about.append(found)
+        return Journal(out.with_name(f"{len(about)}.json"), found, rank)
+
+    monkeypatch.setattr("fastard.evaluate.Journal", kept)
+    for n in (30, 29, 30):
+        with pytest.raises(Killed):
+            evaluate_checkpoint(config(checkpoint, n=n), QUIET)
+    assert about[0] == about[2] and about[0]["model"] == "small_cnn-4"
+    assert about[0]["images"] != about[1]["images"] and about[0]["surrogate_model"] is None
+    images = data.load("digits").test.first(30)
+    assert images_digest(images) == about[0]["images"]
+    x, y = images.x.clone(), images.y.clone()
+    x[3, 0, 0, 0] ^= 1
+    y[4] ^= 1
+    spoiled = {images_digest(data.Images(x, images.y)), images_digest(data.Images(images.x, y))}
+    assert len(spoiled | {about[0]["images"]}) == 3
+    assert Journal(checkpoint.parent / "j.json", {}).about["fastard"] == fastard.__version__
+
+
+def test_a_block_is_appended_without_reading_the_others(tmp_path, monkeypatch):
+    read = []
+    own = journal_module._complete
+    monkeypatch.setattr(journal_module, "_complete", lambda path: read.append(path) or own(path))
+    journal = Journal(tmp_path / "r.json", {})
+    for i in range(4):
+        journal.add({"attack": "clean", "ids": [i]})
+    assert read == []
+    again = Journal(tmp_path / "r.json", {})
+    for i in range(4, 8):
+        again.add({"attack": "clean", "ids": [i]})
+    assert len(read) == 2
+    assert [b["ids"] for b in Journal(tmp_path / "r.json", {}).blocks] == [[i] for i in range(8)]
 
 
 def test_workers_of_the_command_line(checkpoint):

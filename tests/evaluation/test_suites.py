@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from fastard.evaluation.judge import judge_block
 from fastard.evaluation.run import evaluate
 from fastard.evaluation.suites import SUITES
 from fastard.progress import QUIET
+
+ROOT = Path(__file__).parents[2]
 
 
 def told(suite):
@@ -30,13 +33,22 @@ def test_the_papers_constants():
     ]
     assert told("rslad")[4] == "AA: AutoAttack standard"
     assert "PGD-10: 10 x 0.0078431, uniform start" in told("adaad")
-    assert "CW L2: 1000 Adam steps of 0.01, c 0.1, confidence 0.01, in no ball" in told("adaad")
+    assert (
+        "CW L2: 1000 Adam steps of 0.01, c 0.1, confidence 0.01, no early abort, in no ball"
+    ) in told("adaad")
     assert told("igdm")[2] == (
         "C&W-50x10: 50 x 0.0078431 x 10 restarts, uniform start, margin loss with kappa 0"
     )
     assert all(line.endswith(", made on the surrogate") for line in told("transfer"))
     assert told("square-only")[0] == "Square-100: AutoAttack custom (square), 100 queries"
     assert [attack.title for attack in SUITES["weighted"]] == ["APGD-CE", "Square"]
+
+
+def test_the_page_about_evaluation_names_every_suite_and_constant():
+    page = " ".join((ROOT / "docs" / "evaluation.md").read_text().split())
+    for suite in SUITES:
+        assert f"| {suite} |" in page
+        assert [line for line in told(suite) if line not in page] == []
 
 
 def test_keys_and_titles_tell_the_attacks_of_a_suite_apart():
