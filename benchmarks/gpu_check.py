@@ -123,7 +123,7 @@ def execute(command: list[str], seconds: float, log: Path, variables: dict[str, 
         process = subprocess.Popen(
             command, cwd=ROOT, env={**kept, "PYTHONUNBUFFERED": "1", **variables},
             stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
-            preexec_fn=os.setpgrp)  # fmt: skip
+            preexec_fn=_apart)  # fmt: skip
         try:
             status: int | None = process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -134,6 +134,12 @@ def execute(command: list[str], seconds: float, log: Path, variables: dict[str, 
     with log.open("rb") as file:
         file.seek(offset)
         return Outcome(status, file.read().decode(errors="replace"))
+
+
+def _apart() -> None:
+    os.setpgrp()
+    # A shell's background job ignores it, and so would all that it starts.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
