@@ -81,7 +81,7 @@ template <class F> __device__ __forceinline__ void each_pixel(const SquareArgs& 
   }
 }
 
-template <class A> __global__ void __launch_bounds__(kSquareThreads)
+template <class A> __global__ void __launch_bounds__(kSquareThreads, 1)
     square_linf(const __grid_constant__ SquareArgs a) {
   const int64_t row = blockIdx.x;
   Team team(0, 1);
