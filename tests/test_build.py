@@ -41,7 +41,7 @@ def tree(tmp_path):
     """A copy of the sources without anything built."""
     copy = tmp_path / "tree"
     built = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
-    for folder in ("fastard", "csrc"):
+    for folder in ("fastard", "csrc", "benchmarks"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=built)
     for path in ROOT.iterdir():
         if path.is_file() and (path.suffix or path.name == "LICENSE"):

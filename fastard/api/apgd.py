@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from fastard import checks, ops
-from fastard.api.apgd_runs import LOSSES, ProgramSearch, places
 from fastard.api.attack import AttackInfo, Bound
+from fastard.api.search import EngineSearch
 from fastard.attacks import Start, preserved_rng
 from fastard.attacks.apgd_runs import Outcome, Rows, Runs, Setting, all_runs
 from fastard.attacks.draws import GeneratorDraws
+from fastard.attacks.places import places
 from fastard.engine import Inference, Program
 from fastard.engine.unwrap import Model
 from fastard.kinds import Norm, parse_norm, unknown
+
+LOSSES = ("ce", "dlr", "dlr-targeted")
 
 
 @dataclass
@@ -130,7 +133,7 @@ def apgd(
     start = Start("uniform", True, kind, device, generator)
     program = Program(model, precision, mean=mean, std=std, engine=engine)
     runs = Runs(
-        ProgramSearch(program), GeneratorDraws(generator, device),
+        EngineSearch(program, compacts=False), GeneratorDraws(generator, device),
         Setting(kind, steps, loss, float(rho), eot_iter, clip_min, clip_max, large_eps=large_eps),
         look_for_broken=return_info)  # fmt: skip
     images = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
@@ -163,6 +166,7 @@ def _searched(
     logits = runs.search.logits(x)
     checks.model_logits(logits)
     checks.labels_below(y, logits.shape[1], "y")
-    loss = runs.setting.loss
-    targets = min(n_target_classes, logits.shape[1] - 1)
-    return all_runs(runs, rows, logits, list(places(loss, n_restarts, targets)), best_loss)
+    targets = None
+    if runs.setting.loss == "dlr-targeted":
+        targets = min(n_target_classes, logits.shape[1] - 1)
+    return all_runs(runs, rows, logits, list(places(n_restarts, targets)), best_loss)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from fastard import checks, ops
 from fastard.api.attack import AttackInfo
+from fastard.api.search import EngineSearch
 from fastard.attacks import Start, preserved_rng
 from fastard.attacks.fab import FAR, Walk, fab_start
 from fastard.attacks.fab import fab as search_boundary
+from fastard.attacks.places import places
 from fastard.engine import Inference, Program
-from fastard.engine.gradient import representable
 from fastard.engine.unwrap import Model
 from fastard.kinds import Norm, parse_norm
 
@@ -39,24 +40,6 @@ class FABInfo(AttackInfo):
 
     norm: Tensor
     robust: Tensor
-
-
-@dataclass
-class _ProgramSearch:
-    """A program as attacks search it."""
-
-    program: Program
-    compacts: bool = True
-
-    def logits(self, x: Tensor) -> Tensor:
-        return self.program.infer_feed(self.program.prepared(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.program.forward(x)
-
-    def vjp(self, dlogits: Tensor, retain: bool = False) -> Tensor:
-        (dlogits,) = representable(self.program.low_dtype, dlogits)
-        return self.program.pixel_vjp(dlogits, retain)
 
 
 def fab(
@@ -171,14 +154,6 @@ class _Runs:
     verdict: Inference
     tests: int = 0
 
-    def _places(
-        self, classes: int, n_restarts: int, targets: int | None
-    ) -> Iterator[tuple[int | None, int]]:
-        """For each run the place of its target among the classes, likeliest 1, and its restart."""
-        last = 1 if targets is None else min(targets, classes - 1) + 1
-        for place in [None] if targets is None else range(2, last + 1):
-            yield from ((place, restart) for restart in range(n_restarts))
-
     def _begin(self, x: Tensor, restart: int) -> Tensor | None:
         if restart == 0:
             return None
@@ -196,22 +171,30 @@ class _Runs:
         adv, size = x.contiguous().clone(), torch.full_like(y, torch.inf, dtype=x.dtype)
         if len(x) == 0:
             return adv, size
-        search, walk = _ProgramSearch(self.program), self.walk
+        search, walk = EngineSearch(self.program), self.walk
         logits = search.logits(x)
         checks.model_logits(logits)
         checks.labels_below(y, logits.shape[1], "y")
         right = logits.argmax(1) == y
         size = torch.where(right, size, 0.0)
         order = logits.argsort(1)
-        for place, restart in self._places(logits.shape[1], n_restarts, targets):
+        if targets is not None:
+            targets = min(targets, logits.shape[1] - 1)
+        for place in places(n_restarts, targets):
             # Read once a run, never inside it.
             rows = (right & ~(size <= walk.limit)).nonzero()[:, 0]
             if len(rows) == 0:
                 break
-            goals = None if place is None else order[rows, -place]
+            goals = None if place.rank is None else order[rows, -place.rank]
             self.tests += walk.n_iter
             found, norms = search_boundary(
-                search, x[rows], y[rows], walk, goals, self._begin(x[rows], restart), self.verdict
+                search,
+                x[rows],
+                y[rows],
+                walk,
+                goals,
+                self._begin(x[rows], place.restart),
+                self.verdict,
             )
             counts = norms < FAR if walk.limit < 0 else norms <= walk.limit
             closer = counts & (norms < size[rows])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-Box = tuple[float, float]
+from fastard.attacks.l1_official import Box, onto_ball_and_box
 
 
 def length(t: Tensor) -> Tensor:
@@ -33,37 +31,6 @@ def l2_step(
     return _in_l2_ball(mixed, x, eps, box)
 
 
-def l1_correction(x: Tensor, u: Tensor, eps: float | Tensor, box: Box) -> Tensor:
-    """What must be added to displacements u, so that x + u lies in the L1 ball and the box.
-
-    Coordinate i shrinks by d_i = min(max(reach_i, alpha), |u_i|), reach_i being how far it is out
-    of the box. The sum of d is piecewise linear in alpha with kinks at every reach and |u|: they
-    are sorted, the sums at them accumulated, and the piece is found by bisection.
-    """
-    shape = u.shape
-    x, u = x.reshape(len(x), -1), u.reshape(len(u), -1)
-    size = u.abs()
-    within = torch.min(torch.zeros_like(u), torch.min(box[1] - x - u, x + u - box[0]))
-    kinks, order = torch.cat((-within, size), 1).sort(1)
-    after = torch.cat((kinks[:, 1:], torch.zeros_like(kinks[:, :1])), 1)
-    # How many coordinates follow alpha past each kink: one more at a reach, one less at a size.
-    slopes = (2 * (order < u.shape[1]).float() - 1).cumsum(1)
-    fixed = -within.sum(1)
-    excess = (eps - size.sum(1, keepdim=True))[:, 0]
-    sums = fixed[:, None] + ((after - kinks) * slopes).cumsum(1)
-    low = torch.zeros(len(u), 1, dtype=torch.int64, device=u.device)
-    high = torch.full_like(low, kinks.shape[1] - 1)
-    for _ in range(math.ceil(math.log2(kinks.shape[1]))):
-        middle = (low + high) // 2
-        short = sums.gather(1, middle) + excess[:, None] < 0
-        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
-    slope = slopes.gather(1, (low + 1).clamp(max=kinks.shape[1] - 1))
-    alpha = (-sums.gather(1, low) - excess[:, None]) / slope + after.gather(1, low)
-    shrunk = -torch.min(torch.max(-within, alpha), size)
-    outside = (fixed + excess < 0)[:, None]
-    return (u.sign() * torch.where(outside, shrunk, within)).view(shape)
-
-
 def l1_step(
     x_adv: Tensor, grad: Tensor, x: Tensor, eps: float | Tensor, size: Tensor, share: Tensor,
     box: Box,
@@ -77,9 +44,9 @@ def l1_step(
     signs = (grad * (grad.abs() >= threshold).float()).sign()
     moving = signs.abs().reshape(len(grad), -1).sum(-1).view(column)
     u = x_adv + size.view(column) * signs / (moving + 1e-10) - x
-    return x + u + l1_correction(x, u, eps, box)
+    return x + u + onto_ball_and_box(x, u, eps, box)
 
 
 def l1_start(x: Tensor, noise: Tensor, eps: float | Tensor, box: Box) -> Tensor:
     """x plus noise, projected."""
-    return x + noise + l1_correction(x, noise, eps, box)
+    return x + noise + onto_ball_and_box(x, noise, eps, box)

@@ -13,7 +13,9 @@ from fastard.attacks.apgd import Found, Query, Walk, sphere_start
 from fastard.attacks.apgd_losses import objective
 from fastard.attacks.apgd_schedule import checkpoints, large_radii, sparse_checkpoints
 from fastard.attacks.draws import Draws, GeneratorDraws
+from fastard.attacks.l1_official import onto_ball_and_box
 from fastard.attacks.pgd import Moves
+from fastard.attacks.places import Place
 from fastard.attacks.search import Search, compacted
 from fastard.kinds import Norm
 from fastard.reference_apgd import l1_moved
@@ -49,14 +51,6 @@ class Setting:
     clip_max: float = 1.0
     windows: tuple[int, int, int] | None = None
     large_eps: bool = False
-
-
-@dataclass(frozen=True)
-class Place:
-    """A run's number among restarts, and its target among the classes, likeliest 1; or none."""
-
-    restart: int = 0
-    rank: int | None = None
 
 
 @dataclass
@@ -153,8 +147,7 @@ class Runs:
         """In L1's ball, rounded as the official code rounds it in every mode: the first share of
         coordinates follows how many differ from x, also those that rounding alone moves."""
         box = (self.setting.clip_min, self.setting.clip_max)
-        radius = eps.view(-1, 1) if isinstance(eps, Tensor) else eps
-        return at + official_code.l1_correction(x, at - x, radius, box)
+        return at + onto_ball_and_box(x, at - x, eps, box)
 
     def _walk(
         self, of: Rows, start: Tensor, eps: float | Tensor, steps: int, may_leave: bool,
@@ -181,8 +174,7 @@ class Runs:
                 self.on_step(i, walk)
             if not may_leave or (i + 1) % block or i + 1 == steps:
                 continue
-            robust = walk.robust[:real]
-            index = compacted(robust, exact=not _pads(of.x))
+            index, left = compacted(walk.robust[:real], exact=not _pads(of.x))
             if len(index) > (1 - WORTH) * len(walk.robust):
                 continue
             if places is None:
@@ -191,7 +183,6 @@ class Runs:
                 _put(total, places, walk.found, real)
             if len(index) == 0:
                 return total
-            left = int(robust.count_nonzero()) if _pads(of.x) else len(index)
             walk.keep(index)
             of, places, real = of.of(index), places[index[:left]], left
             query = self._query(of)

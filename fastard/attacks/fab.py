@@ -4,31 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fastard import ops
-from fastard.attacks.search import compacted
+from fastard.attacks.search import Search, compacted
 from fastard.kinds import Norm
 
 Confirm = Callable[[Tensor], Tensor]  # images to the module's own logits
 CLEAR = 1e-4  # of the largest logit: a margin that no other order of summation turns
 FAR = 1e10  # the norm of an adversarial not found yet
 BLOCK = 10  # passes between two looks at who is done, where looking waits for the device
-
-
-class Boundaries(Protocol):
-    """What FAB asks of a `Search`."""
-
-    compacts: bool
-
-    def logits(self, x: Tensor) -> Tensor: ...
-
-    def forward(self, x: Tensor) -> Tensor: ...
-
-    def vjp(self, dlogits: Tensor, retain: bool = False) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -109,7 +96,7 @@ def _between(logits: Tensor, toward: Tensor, away: Tensor) -> Tensor:
     return (logits.gather(1, toward[:, None]) - logits.gather(1, away[:, None]))[:, 0]
 
 
-def nearest(search: Boundaries, logits: Tensor, y: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+def nearest(search: Search, logits: Tensor, y: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     """(gap [B], gradient) of the hyperplane that is nearest to the last forward's points.
 
     Equivalent to: the smallest over classes k != y of ``|z_k - z_y| / (dual_norm(grad(z_k - z_y)) +
@@ -133,7 +120,7 @@ def nearest(search: Boundaries, logits: Tensor, y: Tensor, norm: Norm) -> tuple[
     return gap, grad
 
 
-def hyperplane(search: Boundaries, rows: Rows, logits: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+def hyperplane(search: Search, rows: Rows, logits: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     """(gap [B], gradient) towards the goals, or towards the nearest class."""
     if rows.goals is None:
         return nearest(search, logits, rows.y, norm)
@@ -150,7 +137,7 @@ def _stepped(
         walk.clip_max)  # fmt: skip
 
 
-def advance(search: Boundaries, rows: Rows, walk: Walk) -> None:
+def advance(search: Search, rows: Rows, walk: Walk) -> None:
     """One forward and its input gradients for all rows, and what each row makes of them.
 
     A test that the model still answers rightly is at once the place of the next gradient; after one
@@ -162,7 +149,7 @@ def advance(search: Boundaries, rows: Rows, walk: Walk) -> None:
     _stepped(rows, walk, fooled, gap.to(rows.x.dtype), grad.to(rows.x.dtype))
 
 
-def look_ahead(search: Boundaries, rows: Rows, walk: Walk, which: Tensor | None) -> None:
+def look_ahead(search: Search, rows: Rows, walk: Walk, which: Tensor | None) -> None:
     """One forward alone for the rows at `which` (None: all): what fools the model goes back, so
     that `advance` takes its gradient where it is of use."""
     if which is None:
@@ -214,7 +201,7 @@ def _doubted(rows: Rows, real: int, walk: Walk, confirm: Confirm) -> tuple[Tenso
 
 
 def fab(
-    search: Boundaries, x: Tensor, y: Tensor, walk: Walk,
+    search: Search, x: Tensor, y: Tensor, walk: Walk,
     goals: Tensor | None = None, start: Tensor | None = None, confirm: Confirm | None = None,
     exact: bool | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -242,7 +229,7 @@ def fab(
         left = rows.left(walk)
         left[real:] = False  # rows that only fill a bucket have no say
         if search.compacts:
-            still, now = compacted(left, exact), int(left.sum())
+            still, now = compacted(left, exact)
             if now < real:
                 best[places[:real]], size[places[:real]] = rows.best[:real], rows.size[:real]
                 places, rows, real = places[still], rows.of(still), now

@@ -1,4 +1,4 @@
-"""The projection onto an L1 ball and the box [0, 1] in the official code's operations."""
+"""The projection onto an L1 ball and the box in the official code's operations."""
 
 from __future__ import annotations
 
@@ -7,38 +7,41 @@ import math
 import torch
 from torch import Tensor
 
+Box = tuple[float, float]
 
-def onto_ball_and_box(x: Tensor, delta: Tensor, eps: float | Tensor) -> Tensor:
-    """The correction r for which x + delta + r is nearest to x + delta in ball and box.
 
-    Sorts where each pixel reaches the box or vanishes, and bisects among these places; in fp32.
-    Equal to the bit to `L1_projection` of AutoAttack on the CPU.
+def onto_ball_and_box(x: Tensor, u: Tensor, eps: float | Tensor, box: Box = (0.0, 1.0)) -> Tensor:
+    """What must be added to displacements u, so that x + u lies in the L1 ball and the box.
+
+    Coordinate i shrinks by d_i = min(max(reach_i, alpha), |u_i|), reach_i being how far it is out
+    of the box. The sum of d is piecewise linear in alpha with kinks at every reach and |u|: they
+    are sorted, the sums at them accumulated, and the piece is found by bisection. In fp32 equal to
+    the bit to `L1_projection` of AutoAttack on the CPU.
 
     Args:
-        x, delta: [B, ...]. eps: the radius, or one per sample.
+        x, u: [B, ...]. eps: the radius, or one per sample.
 
     Croce & Hein 2021 (arXiv 2103.01208), github.com/fra31/auto-attack, autopgd_base.py.
     """
-    at, move = (t.float().reshape(len(t), -1) for t in (x, delta))
-    # How far each size may yet shrink: none of it where the pixel is outside the box.
-    outside = torch.min(torch.zeros_like(move), torch.min(1 - at - move, at + move))
-    whole = -move.abs()
-    shift = outside.clone()
-    places, order = torch.sort(-torch.cat((outside, whole), 1), dim=1)
-    nexts = torch.cat((places[:, 1:], torch.zeros(len(at), 1, device=at.device)), 1)
-    slope = (2 * (order < outside.shape[1]).float() - 1).cumsum(dim=1)
-    inside = -outside.sum(dim=1)
-    room = eps - move.abs().sum(dim=1)
-    rows = (inside + room < 0).nonzero()[:, 0]
-    mass = inside.unsqueeze(-1) + torch.cumsum((nexts - places) * slope, dim=1)
-    if len(rows):
-        low = torch.zeros_like(rows).float()
-        high = torch.ones_like(low) * (places.shape[1] - 1)
-        for _ in range(math.ceil(math.log2(places.shape[1]))):
-            middle = torch.floor((low + high) / 2.0)
-            below = mass[rows, middle.long()] + room[rows] < 0
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        last = low.long()
-        threshold = (-mass[rows, last] - room[rows]) / slope[rows, last + 1] + nexts[rows, last]
-        shift[rows] = -torch.min(torch.max(-outside[rows], threshold.unsqueeze(-1)), -whole[rows])
-    return (move.sign() * shift).view(x.shape)
+    shape = u.shape
+    x, u = x.reshape(len(x), -1), u.reshape(len(u), -1)
+    size = u.abs()
+    within = torch.min(torch.zeros_like(u), torch.min(box[1] - x - u, x + u - box[0]))
+    kinks, order = torch.cat((-within, size), 1).sort(1)
+    after = torch.cat((kinks[:, 1:], torch.zeros_like(kinks[:, :1])), 1)
+    # How many coordinates follow alpha past each kink: one more at a reach, one less at a size.
+    slopes = (2 * (order < u.shape[1]).float() - 1).cumsum(1)
+    fixed = -within.sum(1)
+    excess = (eps.reshape(-1) if isinstance(eps, Tensor) else eps) - size.sum(1)
+    sums = fixed[:, None] + ((after - kinks) * slopes).cumsum(1)
+    low = torch.zeros(len(u), 1, dtype=torch.int64, device=u.device)
+    high = torch.full_like(low, kinks.shape[1] - 1)
+    for _ in range(math.ceil(math.log2(kinks.shape[1]))):
+        middle = (low + high) // 2
+        short = sums.gather(1, middle) + excess[:, None] < 0
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    slope = slopes.gather(1, (low + 1).clamp(max=kinks.shape[1] - 1))
+    alpha = (-sums.gather(1, low) - excess[:, None]) / slope + after.gather(1, low)
+    shrunk = -torch.min(torch.max(-within, alpha), size)
+    outside = (fixed + excess < 0)[:, None]
+    return (u.sign() * torch.where(outside, shrunk, within)).view(shape)

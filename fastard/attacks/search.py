@@ -64,14 +64,15 @@ def bucket(rows: int) -> int:
     return next(size for size in _BUCKETS if size >= rows)
 
 
-def compacted(left: Tensor, exact: bool) -> Tensor:
-    """The indices of the rows left, [n]; padded with the first of them to a bucket unless `exact`.
+def compacted(left: Tensor, exact: bool) -> tuple[Tensor, int]:
+    """The indices of the rows left, padded with the first of them to a bucket unless `exact`; and
+    how many are left.
 
-    Reads their number: call it between blocks only. A padded row does what the first row does, so
-    that writing it back changes nothing.
+    The one reading of a look: call it between blocks only. A padded row does what the first row
+    does, so that writing it back changes nothing.
     """
     rows = left.nonzero()[:, 0]
     if exact or len(rows) == 0:
-        return rows
+        return rows, len(rows)
     spare = bucket(len(rows)) - len(rows)
-    return torch.cat((rows, rows[:1].expand(spare)))
+    return torch.cat((rows, rows[:1].expand(spare))), len(rows)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastard import ops
 from fastard import reference_square as plain
-from fastard.attacks.search import bucket, compacted
+from fastard.attacks.search import compacted
 from fastard.attacks.square_draws import SquareDraws
 from fastard.attacks.square_schedule import Squares
 from fastard.kinds import Norm
@@ -199,13 +199,10 @@ def square(
     numbers = torch.empty(0, 0, 0)
     done = 0
     while done < len(sides):
-        left = batch.found.margin[: batch.real] > 0
-        count = int(left.sum())
+        index, count = compacted(batch.found.margin[: batch.real] > 0, exact)
         if count == 0:
             break
-        size = count if exact else bucket(count)
-        if (compacts or draws.at_once == 1) and size < len(batch.x):
-            index = compacted(left, exact)
+        if (compacts or draws.at_once == 1) and len(index) < len(batch.x):
             if rows is not None:
                 found.put(rows, batch.found)
             rows = index if rows is None else rows[index]

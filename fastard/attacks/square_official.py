@@ -20,7 +20,7 @@ def _mixed(better: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 def _projected(delta: Tensor, x: Tensor, eps: float | Tensor) -> Tensor:
-    return x + delta + onto_ball_and_box(x, delta, eps)
+    return x + delta + onto_ball_and_box(x.float(), delta.float(), eps)
 
 
 def _proposal(

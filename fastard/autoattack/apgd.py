@@ -14,13 +14,13 @@ from fastard import checks
 from fastard import reference_apgd as marks
 from fastard.attacks.apgd import Walk
 from fastard.attacks.apgd_losses import check_classes
-from fastard.attacks.apgd_runs import Outcome, Place, Rows, Runs, Setting, all_runs
+from fastard.attacks.apgd_runs import Outcome, Rows, Runs, Setting, all_runs
 from fastard.attacks.apgd_schedule import large_radii, windows
 from fastard.attacks.draws import CounterDraws, Draws, OfficialDraws, require_keys
+from fastard.attacks.places import Place, places
 from fastard.autoattack.inputs import attacked_dtype
-from fastard.autoattack.search import EagerSearch, EngineSearch
+from fastard.autoattack.search import EagerSearch, EngineSearch, chosen
 from fastard.autoattack.zero_gradients import warn_of_zero_gradients
-from fastard.engine import Program
 from fastard.engine.unwrap import Model
 from fastard.kinds import Norm, parse_norm, unknown
 
@@ -101,11 +101,7 @@ class APGDAttack:
         self.compat = compat
 
     def _search(self) -> EagerSearch | EngineSearch:
-        if self.search is not None:
-            return self.search
-        if self.compat == "official":
-            return EagerSearch(self.model)
-        return EngineSearch(Program(self.model, "fp32"))
+        return chosen(self.search, self.model, self.compat)
 
     def _stream(self) -> str:
         return STREAMS[self.loss]
@@ -139,7 +135,7 @@ class APGDAttack:
         return setting, float(self.eps_orig if large else self.eps)
 
     def _places(self, classes: int) -> list[Place]:
-        return [Place(k) for k in range(checks.steps(self.n_restarts, "n_restarts"))]
+        return list(places(checks.steps(self.n_restarts, "n_restarts")))
 
     def perturb(
         self,
@@ -207,8 +203,8 @@ class APGDAttack:
                 self._announce(setting, eps, (logits.argmax(1) == y).float().mean())
                 runs.on_step = self._step_line
             rows = Rows(x, y, ids.to(device), eps, x_init=x_init)
-            places = self._places(logits.shape[1])
-            done = all_runs(runs, rows, logits, places, best_loss, self._report(best_loss))
+            where = self._places(logits.shape[1])
+            done = all_runs(runs, rows, logits, where, best_loss, self._report(best_loss))
         return done.adv
 
     def _told(self, grad: Tensor) -> None:
@@ -293,8 +289,7 @@ class APGDAttack_targeted(APGDAttack):
             raise ValueError(
                 f"n_target_classes must be below the model's {classes} classes, but is {targets}."
             )
-        restarts = checks.steps(self.n_restarts, "n_restarts")
-        return [Place(k, rank) for rank in range(2, targets + 2) for k in range(restarts)]
+        return list(places(checks.steps(self.n_restarts, "n_restarts"), targets))
 
     def perturb(  # type: ignore[override]
         self,

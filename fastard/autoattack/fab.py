@@ -14,8 +14,7 @@ from fastard.attacks.draws import CounterDraws, Draws, OfficialDraws, require_ke
 from fastard.attacks.fab import FAR, Walk, fab, fab_start
 from fastard.attacks.fab_official import official_fab, official_size, official_start
 from fastard.autoattack.inputs import attacked_dtype
-from fastard.autoattack.search import EagerSearch, EngineSearch
-from fastard.engine import Program
+from fastard.autoattack.search import EagerSearch, EngineSearch, chosen
 from fastard.kinds import Norm, parse_norm, unknown
 
 Search = EagerSearch | EngineSearch
@@ -151,11 +150,7 @@ class FABAttack_PT:
     def _chosen(self) -> Search:
         if self.compat not in (None, "official"):
             raise unknown("compat", self.compat, ("official",))
-        if self.search is not None:
-            return self.search
-        if self.compat == "official":
-            return EagerSearch(self.predict)
-        return EngineSearch(Program(self.predict, "fp32"))
+        return chosen(self.search, self.predict, self.compat)
 
     def _draws(self) -> Draws:
         seed = time.time() if self.seed is None else self.seed

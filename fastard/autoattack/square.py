@@ -10,12 +10,10 @@ from torch import Tensor
 from fastard import checks, ops
 from fastard.api.square import asked_of
 from fastard.attacks.draws import CounterDraws, require_keys
-from fastard.attacks.search import Search
 from fastard.attacks.square import Found, Reads, widened
 from fastard.attacks.square_restarts import square_restarts
 from fastard.attacks.square_schedule import Squares
-from fastard.autoattack.search import EagerSearch, EngineSearch
-from fastard.engine import Program
+from fastard.autoattack.search import EagerSearch, EngineSearch, chosen
 from fastard.engine.unwrap import Model
 from fastard.kinds import parse_norm, unknown
 
@@ -69,7 +67,7 @@ class SquareAttack:
         self.p_init, self.n_restarts, self.seed = p_init, n_restarts, seed
         self.verbose, self.targeted, self.loss = verbose, targeted, loss
         self.rescale_schedule, self.device = resc_schedule, device
-        self.search: Search | None = None
+        self.search: EagerSearch | EngineSearch | None = None
         self.compat: str | None = None
 
     def _setting(self) -> Squares:
@@ -81,13 +79,6 @@ class SquareAttack:
         return Squares(
             parse_norm(self.norm), self.eps, checks.steps(self.n_queries, "n_queries"),
             self.p_init, self.loss == "ce", self.targeted, self.rescale_schedule)  # fmt: skip
-
-    def _searches(self) -> Search:
-        if self.search is not None:
-            return self.search
-        if self.compat == "official":
-            return EagerSearch(self.predict)
-        return EngineSearch(Program(self.predict, "fp32"))
 
     def _module(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -124,7 +115,7 @@ class SquareAttack:
             require_keys(self.n_restarts)
         if len(x) == 0:
             return x.clone()
-        search = self._searches()
+        search = chosen(self.search, self.predict, self.compat)
         if ids is None:
             ids = torch.arange(len(x), device=x.device)
         ids = ids.to(x.device, torch.int64)

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from fastard.attacks import apgd_runs
-from fastard.attacks.apgd_runs import Place, Rows, Runs, Setting
+from fastard.attacks.apgd_runs import Rows, Runs, Setting
 from fastard.attacks.draws import CounterDraws
+from fastard.attacks.places import Place
 from fastard.autoattack.apgd import APGDAttack, APGDAttack_targeted
 from fastard.autoattack.search import EagerSearch, EngineSearch
 from fastard.engine import Program
