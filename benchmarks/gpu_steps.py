@@ -204,6 +204,7 @@ STEPS = (
     Step("engine tests", pytest("gpu", "tests/engine"), read_tests, 100, 0, extra=True),
     Step("attack rivals", rivals, by_status("attack rivals"), 150, 0, extra=True),
     Step("training step", module("gpu_step"), by_status("training step"), 60, 0, extra=True),
+    Step("autoattack", module("gpu_autoattack"), by_status("autoattack"), 90, 0, extra=True),
     Step("other GPU tests", pytest("gpu", "tests", "--ignore=tests/engine", *ONLY_TRITON),
          read_tests, 120, 0, extra=True),
     Step("bench", suite, read_suite, 240, 0, extra=True),

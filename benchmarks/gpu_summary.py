@@ -42,8 +42,11 @@ def of_target(row: dict[str, Any]) -> str:
 
 
 def targets(record: dict[str, Any]) -> list[dict[str, Any]]:
-    cases = record.get("kernels", {}).get("cases", {})
-    rows = [row for case in cases.values() for row in case.get("targets", ())]
+    cases = [
+        case for part in ("kernels", "autoattack")
+        for case in record.get(part, {}).get("cases", {}).values()
+    ]  # fmt: skip
+    rows = [row for case in cases for row in case.get("targets", ())]
     return [*rows, *gpu_attack_summary.targets(record)]
 
 

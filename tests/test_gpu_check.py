@@ -203,7 +203,7 @@ gpu_check.run(steps, out, 60)
 
 def test_the_real_steps_fit_their_time():
     names = [step.name for step in gpu_steps.STEPS]
-    extra = ["engine tests", "attack rivals", "training step", "other GPU tests",
+    extra = ["engine tests", "attack rivals", "training step", "autoattack", "other GPU tests",
              "bench", "Triton memcheck", "other tests"]  # fmt: skip
     assert names == ["environment", "build", "binary", "op tests", "memcheck", "racecheck",
                      "kernels", "attack", *extra]  # fmt: skip

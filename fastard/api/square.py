@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastard import checks, ops
 from fastard.api.attack import Bound
+from fastard.api.search import EngineSearch
 from fastard.attacks.square import Logits, Reads
 from fastard.attacks.square_restarts import square_restarts
 from fastard.attacks.square_schedule import Squares
@@ -150,6 +151,7 @@ def square(
     if isinstance(eps, Tensor):
         setting = replace(setting, eps=as_bound(eps, images))
     program = Program(model, precision, mean=mean, std=std, engine=engine)
+    search = EngineSearch(program)
     module = Inference(model, "fp32", mean=mean, std=std, engine=False)
     official = None if compat is None else ("draws" if engine else "operations")
     if len(x) == 0:
@@ -157,15 +159,12 @@ def square(
         empty = SquareInfo(y.clone(), nothing, y.bool(), "empty batch", 0.0)
         return (x.detach().clone(), empty) if return_info else x.detach().clone()
 
-    def logits(v: Tensor) -> Tensor:
-        return program.infer_feed(program.prepared(v))
-
     with program.running(images):
-        clean = logits(images.clone())
+        clean = search.logits(images.clone())
         checks.model_logits(clean)
         if clean.shape[1] < 2:
             raise ValueError("model must return at least 2 classes, but returns 1.")
-        reads = asked_of(program, logits, program.infer_feed, images)
+        reads = asked_of(program, search.logits, search.infer_feed, images)
         found = square_restarts(
             reads, images, y, ids, setting, seed, n_restarts, official,
             exact=module if official == "draws" else None)  # fmt: skip

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastard import ops
-from fastard.attacks.search import RowObjective
+from fastard.attacks.search import Given, RowObjective
 
 # Loss -> the classes it needs at least.
 FEWEST = {"ce": 2, "dlr": 3, "dlr-targeted": 4, "ce-targeted": 2, "ce-targeted-cfts": 2}
@@ -40,9 +40,14 @@ def _targeted_dlr(logits: Tensor, y: Tensor, goals: Tensor) -> Tensor:
     return -(logits[row, y] - logits[row, goals]) / spread
 
 
-def _seed(target: Tensor, kind: str, **options: Any) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    def seed(logits: Tensor) -> tuple[Tensor, Tensor]:
-        loss, dlogits = ops.logit_loss(logits, target, kind, **options)
+def _seed(
+    target: str, kind: str, **options: Any
+) -> Callable[[Tensor, Given], tuple[Tensor, Tensor]]:
+    """`logit_loss` towards what is given as `target`, with the labels where it is targeted DLR."""
+
+    def seed(logits: Tensor, given: Given) -> tuple[Tensor, Tensor]:
+        labels = given["y"] if kind == "dlr" and target != "y" else None
+        loss, dlogits = ops.logit_loss(logits, given[target], kind, labels=labels, **options)
         return loss, dlogits
 
     return seed
@@ -56,16 +61,20 @@ def objective(loss: str, y: Tensor, goals: Tensor | None = None) -> RowObjective
             "ce-targeted-cfts", towards y.
         y, goals: int64 [B].
     """
+    given = {"y": y} if goals is None else {"y": y, "goals": goals}
     if loss == "ce":
-        return RowObjective(lambda z: F.cross_entropy(z, y, reduction="none"), _seed(y, "ce"))
+        return RowObjective(
+            lambda z: F.cross_entropy(z, y, reduction="none"), _seed("y", "ce"), given, loss
+        )
     if loss == "dlr":
-        return RowObjective(lambda z: _dlr(z, y), _seed(y, "dlr"))
+        return RowObjective(lambda z: _dlr(z, y), _seed("y", "dlr"), given, loss)
     if loss == "dlr-targeted":
         assert goals is not None
-        seed = _seed(goals, "dlr", labels=y, targeted=True)
-        return RowObjective(lambda z: _targeted_dlr(z, y, goals), seed)
-    aim = y if loss == "ce-targeted-cfts" else goals
-    assert aim is not None
+        seed = _seed("goals", "dlr", targeted=True)
+        return RowObjective(lambda z: _targeted_dlr(z, y, goals), seed, given, loss)
+    name = "y" if loss == "ce-targeted-cfts" else "goals"
+    aim = given[name]
     return RowObjective(
-        lambda z: -1.0 * F.cross_entropy(z, aim, reduction="none"), _seed(aim, "ce", targeted=True)
-    )
+        lambda z: -1.0 * F.cross_entropy(z, aim, reduction="none"),
+        _seed(name, "ce", targeted=True), given, loss,
+    )  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastard import ops
-from fastard.attacks.search import Search, compacted
+from fastard.attacks.search import Given, Passes, Search, compacted
 from fastard.kinds import Norm
 
 Confirm = Callable[[Tensor], Tensor]  # images to the module's own logits
@@ -96,7 +96,7 @@ def _between(logits: Tensor, toward: Tensor, away: Tensor) -> Tensor:
     return (logits.gather(1, toward[:, None]) - logits.gather(1, away[:, None]))[:, 0]
 
 
-def nearest(search: Search, logits: Tensor, y: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+def nearest(model: Passes, logits: Tensor, y: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     """(gap [B], gradient) of the hyperplane that is nearest to the last forward's points.
 
     Equivalent to: the smallest over classes k != y of ``|z_k - z_y| / (dual_norm(grad(z_k - z_y)) +
@@ -107,7 +107,7 @@ def nearest(search: Search, logits: Tensor, y: Tensor, norm: Norm) -> tuple[Tens
     least, gap, grad = None, torch.zeros_like(logits[:, 0]), torch.zeros(())
     for k in range(1, classes):
         other = (y + k) % classes
-        one = search.vjp(_seed(logits, other, y), retain=k < classes - 1)
+        one = model.vjp(_seed(logits, other, y), retain=k < classes - 1)
         between = _between(logits, other, y).to(one.dtype)
         distance = between.abs() / (_size(one, dual) + 1e-12)
         if least is None:
@@ -120,12 +120,22 @@ def nearest(search: Search, logits: Tensor, y: Tensor, norm: Norm) -> tuple[Tens
     return gap, grad
 
 
-def hyperplane(search: Search, rows: Rows, logits: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
-    """(gap [B], gradient) towards the goals, or towards the nearest class."""
-    if rows.goals is None:
-        return nearest(search, logits, rows.y, norm)
-    grad = search.vjp(_seed(logits, rows.goals, rows.y))
-    return _between(logits, rows.goals, rows.y), grad
+def hyperplane(search: Search, rows: Rows, norm: Norm) -> Given:
+    """At each point its `logits`, and `gap` [B] and `grad` of the hyperplane towards the goals, or
+    towards the nearest class."""
+    given = {"x": rows.at, "y": rows.y}
+    if rows.goals is not None:
+        given["goals"] = rows.goals
+
+    def work(model: Passes, held: Given) -> Given:
+        logits, y, goals = model.forward(held["x"]), held["y"], held.get("goals")
+        if goals is None:
+            gap, grad = nearest(model, logits, y, norm)
+        else:
+            gap, grad = _between(logits, goals, y), model.vjp(_seed(logits, goals, y))
+        return {"logits": logits, "gap": gap, "grad": grad}
+
+    return search.once(("hyperplane", norm), work, given, 1 if "goals" in given else None)
 
 
 def _stepped(
@@ -143,10 +153,9 @@ def advance(search: Search, rows: Rows, walk: Walk) -> None:
     A test that the model still answers rightly is at once the place of the next gradient; after one
     that fools it the row goes back, and this pass's gradient is not used.
     """
-    logits = search.forward(rows.at)
-    gap, grad = hyperplane(search, rows, logits, walk.norm)
-    fooled = logits.argmax(1) != rows.y
-    _stepped(rows, walk, fooled, gap.to(rows.x.dtype), grad.to(rows.x.dtype))
+    found = hyperplane(search, rows, walk.norm)
+    fooled = found["logits"].argmax(1) != rows.y
+    _stepped(rows, walk, fooled, found["gap"].to(rows.x.dtype), found["grad"].to(rows.x.dtype))
 
 
 def look_ahead(search: Search, rows: Rows, walk: Walk, which: Tensor | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,20 +14,43 @@ from torch import Tensor
 _BUCKETS = sorted({1, 2, 3} | {m << k for k in range(1, 16) for m in (2, 3)})
 
 
+Given = dict[str, Tensor]
+
+
 @dataclass(frozen=True)
 class RowObjective:
     """A loss per sample, to be raised, said twice.
 
     Attributes:
         differentiable: logits to loss [B], in PyTorch, as the official code writes it.
-        seed: logits to (loss [B], dlogits [B, C]), fused.
+        seed: of (logits, `given`) the loss [B] and dlogits [B, C], fused.
+        given: labels and targets by name.
+        key: everything that `seed` depends on beside logits and `given`.
     """
 
     differentiable: Callable[[Tensor], Tensor]
-    seed: Callable[[Tensor], tuple[Tensor, Tensor]]
+    seed: Callable[[Tensor, Given], tuple[Tensor, Tensor]]
+    given: Given
+    key: Hashable
 
 
-class Search(Protocol):
+class Passes(Protocol):
+    """A model's forward and what follows from it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, detached; `vjp` then answers for this x."""
+        ...
+
+    def vjp(self, dlogits: Tensor, retain: bool = False) -> Tensor:
+        """The gradient in the last forward's x; retain it for several."""
+        ...
+
+
+# Of a model and of what is given by name: tensors by name.
+Work = Callable[[Passes, Given], Given]
+
+
+class Search(Passes, Protocol):
     """A model during a search: fp32, eval mode, no trace left.
 
     Attributes:
@@ -50,12 +73,14 @@ class Search(Protocol):
         """(logits, loss [B], gradient of the summed loss in x), all detached."""
         ...
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits, detached; `vjp` then answers for this x."""
-        ...
+    def once(self, key: Hashable, work: Work, given: Given, gradients: int | None) -> Given:
+        """What `work` makes of the model and of `given`, from a recording where there is one.
 
-    def vjp(self, dlogits: Tensor, retain: bool = False) -> Tensor:
-        """The gradient in the last forward's x; retain it for several."""
+        Args:
+            key: everything that `work` depends on beside its arguments.
+            work: one forward of ``given["x"]``, whose `logits` are in what it returns, and so many
+                `gradients`, None: one for each class but one; it reads no value back.
+        """
         ...
 
 

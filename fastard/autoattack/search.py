@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from fastard.api.search import EngineSearch
-from fastard.attacks.search import RowObjective
+from fastard.attacks.search import Given, RowObjective, Work
 from fastard.engine import Program, attack_mode
 from fastard.engine.passes import NoGradient
 from fastard.engine.unwrap import Model
@@ -48,6 +48,9 @@ class EagerSearch:
             loss = objective.differentiable(logits)
             grad = _gradient(loss.sum(), leaf)
         return logits.detach(), loss.detach(), grad.detach()
+
+    def once(self, key: Hashable, work: Work, given: Given, gradients: int | None) -> Given:
+        return work(self, given)
 
     def forward(self, x: Tensor) -> Tensor:
         self.forwards += len(x)

@@ -78,13 +78,13 @@ class Graphs:
 
     def run(
         self, programs: Sequence[Program], key: Hashable, work: Work, inputs: Values,
-        not_now: str | None = None,
+        not_now: str | None = None, renews: bool = True,
     ) -> Tensors:  # fmt: skip
         """work(inputs): replayed, or recorded and replayed, or as it is."""
         device = inputs["x"].device
         plans = [p.plan for p in programs if p.plan is not None]
         whole = (
-            key, device, _signature(inputs), _flags(),
+            key, renews, device, _signature(inputs), _flags(),
             tuple(_circumstance(p, q, inputs["x"]) for p, q in zip(programs, plans, strict=True)),
         )  # fmt: skip
         with self.lock:
@@ -103,19 +103,20 @@ class Graphs:
                     # A frozen model's copies are made once, outside of every recording.
                     if p.frozen:
                         p.renew()
-                return self._replayed(state, programs, work, inputs, device)
+                renewed = programs if renews else ()
+                return self._replayed(state, programs, renewed, work, inputs, device)
         _tell(programs, f"no: {why}")
         return work(inputs, None)
 
     def _replayed(
-        self, state: State, programs: Sequence[Program], work: Work, inputs: Values,
-        device: torch.device,
+        self, state: State, programs: Sequence[Program], renewed: Sequence[Program], work: Work,
+        inputs: Values, device: torch.device,
     ) -> Tensors:  # fmt: skip
         recording = state.recording
         if recording is None:
             outer, why = sys.exc_info()[1], None
             try:
-                recording = self._record(programs, work, inputs, device)
+                recording = self._record(programs, renewed, work, inputs, device)
             except RuntimeError as error:
                 why = first_line(_cause(error, outer))
             # Outside of the handler, which holds the failed attempt's memory.
@@ -136,8 +137,9 @@ class Graphs:
         return found
 
     def _record(
-        self, programs: Sequence[Program], work: Work, inputs: Values, device: torch.device
-    ) -> Recording:
+        self, programs: Sequence[Program], renewed: Sequence[Program], work: Work, inputs: Values,
+        device: torch.device,
+    ) -> Recording:  # fmt: skip
         for key, state in list(self._known.items()):
             if self.count < self.most:
                 break
@@ -149,7 +151,7 @@ class Graphs:
             _fill(held[name], value)
 
         def again(lane: Lane) -> Tensors:
-            for p in programs:
+            for p in renewed:
                 p.renew(again=True)
             return work(dict(held), lane)
 
@@ -227,23 +229,25 @@ def discarded(plan: Plan) -> None:
 
 def run(
     programs: Sequence[Program], key: Hashable, work: Work, inputs: Values,
-    refusal: str | None = None, not_now: str | None = None,
+    refusal: str | None = None, not_now: str | None = None, renews: bool = True,
 ) -> Tensors:  # fmt: skip
     """What `work` makes of `inputs`, inside the programs' running blocks: from one recorded graph
     where that is possible, else by running it.
 
     Args:
-        programs: the networks that `work` runs, each to be renewed by it first.
+        programs: the networks that `work` runs.
         key: everything that `work` depends on beside `inputs` and the programs.
         inputs: by name; "x" is a tensor on the device. Work may take entries out of its own dict.
         refusal: why nothing of this kind is ever recorded, if so.
         not_now: why this call is not, if so; it counts as the first of its kind.
+        renews: work is a whole attack, which copies the programs' live weights first; False: the
+            running blocks have copied them.
     """
     device = inputs["x"].device
     graphs = graphs_of(device)
     why = _obstacle(programs, graphs, device) if refusal is None else refusal
     if why is None and graphs is not None:
-        return graphs.run(programs, key, work, inputs, not_now)
+        return graphs.run(programs, key, work, inputs, not_now, renews)
     _tell(programs, f"no: {why}")
     return work(inputs, None)
 

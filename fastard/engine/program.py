@@ -70,7 +70,8 @@ class Program:
         layout: "channels_last", "contiguous", or "auto": what the device's convolutions prefer.
         frozen: the model never changes: its weights are copied once.
         capture: "auto": PGD attacks and `Inference` on CUDA run as one recorded graph from their
-            second call with equal shapes and settings on; "never". `explain` says which, and why.
+            second call with equal shapes and settings on, and so does each pass of the evaluation
+            attacks; "never". `explain` says which, and why.
     """
 
     def __init__(
