@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastard import checks, ops
+from fastard import checks
 from fastard.api.attack import AttackInfo, Bound
+from fastard.api.images import checked, noise_place, returned, searched
 from fastard.api.search import EngineSearch
 from fastard.attacks import Start, preserved_rng
 from fastard.attacks.apgd_runs import Outcome, Rows, Runs, Setting, all_runs
@@ -117,34 +118,24 @@ def apgd(
         )
     if large_eps and steps < 3:
         raise ValueError(f"steps must be at least 3 with large_eps, but is {steps}.")
-    checks.box(clip_min, clip_max)
-    checks.generator(generator)
-    checks.floating(x, "x")
-    if x.dim() < 2:
-        raise ValueError(f"x must be a batch of images [B, C, H, W], but is {list(x.shape)}.")
+    y = checked(x, y, clip_min, clip_max)
     checks.radius(eps, x, "eps")
     checks.radius_values(eps, "eps")
-    checks.in_box(x, clip_min, clip_max)
-    y = checks.labels(y, len(x), x.device).to(torch.int64)
+    device = noise_place(noise_device, generator, x)
 
-    device = checks.device(noise_device, "noise_device")
-    if device is None:
-        device = generator.device if generator is not None else x.device
     start = Start("uniform", True, kind, device, generator)
     program = Program(model, precision, mean=mean, std=std, engine=engine)
     runs = Runs(
         EngineSearch(program, compacts=False), GeneratorDraws(generator, device),
         Setting(kind, steps, loss, float(rho), eot_iter, clip_min, clip_max, large_eps=large_eps),
         look_for_broken=return_info)  # fmt: skip
-    images = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
+    images = searched(x)
     dense = torch.empty_like(images)
     if images.stride() != dense.stride():
         images = dense.copy_(images)
     with preserved_rng(start), program.running(images):
         found = _searched(runs, images, y, eps, n_restarts, n_target_classes, best_loss)
-    adv = found.adv
-    if adv.dtype != x.dtype:
-        adv = ops.round_towards(adv, x.detach())
+    adv = returned(found.adv, x)
     if not return_info:
         return adv
     robust = Inference(model, "fp32", mean=mean, std=std, engine=False)(adv).argmax(1) == y

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastard import checks, ops
+from fastard.api.images import searched
 from fastard.api.run import Goal, Run
 from fastard.attacks import STARTS, Moves, Start, preserved_rng
 from fastard.engine import capture
@@ -116,7 +117,7 @@ class Attack:
         self, goal: Goal, images: Tensor, start: Start, values: bool
     ) -> tuple[Tensor, AttackInfo]:
         # Half-precision images are attacked in fp32 and rounded towards themselves at the end.
-        x = images if images.dtype in (torch.float32, torch.float64) else images.float()
+        x = searched(images)
         dense = torch.empty_like(x)
         if x.stride() != dense.stride():
             x = dense.copy_(x)

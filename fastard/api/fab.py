@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastard import checks, ops
+from fastard import checks
 from fastard.api.attack import AttackInfo
+from fastard.api.images import checked, noise_place, returned, searched
 from fastard.api.search import EngineSearch
 from fastard.attacks import Start, preserved_rng
 from fastard.attacks.fab import FAR, Walk, fab_start
@@ -110,29 +111,18 @@ def fab(
             raise ValueError(f"{name} must not be negative, but is {value}.")
     if eps is not None and checks.number(eps, "eps") < 0:
         raise ValueError(f"eps must not be negative, but is {eps}.")
-    checks.box(clip_min, clip_max)
-    checks.generator(generator)
-    checks.floating(x, "x")
-    if x.dim() < 2:
-        raise ValueError(f"x must be a batch of images [B, C, H, W], but is {list(x.shape)}.")
-    checks.in_box(x, clip_min, clip_max)
-    y = checks.labels(y, len(x), x.device).to(torch.int64)
-    device = checks.device(noise_device, "noise_device")
-    if device is None:
-        device = generator.device if generator is not None else x.device
+    y = checked(x, y, clip_min, clip_max)
+    device = noise_place(noise_device, generator, x)
 
     walk = Walk(kind, steps, -1.0 if eps is None else eps, alpha_max, eta, beta, clip_min, clip_max)
     start = Start("uniform", True, kind, device, generator)
     program = Program(model, precision, mean=mean, std=std, engine=engine)
     verdict = Inference(model, "fp32", mean=mean, std=std, engine=False)
     runs = _Runs(program, walk, start, EPS[kind] if eps is None else eps, verdict)
-    images = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
+    images = searched(x)
     with preserved_rng(start), program.running(images):
         adv, size = runs.all(images, y, n_restarts, n_target_classes if targeted else None)
-    if adv.dtype != x.dtype:
-        adv = ops.round_towards(adv, x.detach())
-    if adv.stride() != x.stride():
-        adv = torch.empty_like(x).copy_(adv)
+    adv = returned(adv, x)
     if not return_info:
         return adv
     robust = verdict(adv).argmax(1) == y

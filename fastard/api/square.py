@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastard import checks, ops
+from fastard import checks
 from fastard.api.attack import Bound
+from fastard.api.images import checked, returned, searched
 from fastard.api.search import EngineSearch
 from fastard.attacks.square import Logits, Reads
 from fastard.attacks.square_restarts import square_restarts
@@ -129,10 +130,9 @@ def square(
     n_restarts = checks.steps(n_restarts, "n_restarts")
     if not 0 < checks.number(p_init, "p_init") <= 1:
         raise ValueError(f"p_init must lie in (0, 1], but is {p_init}.")
-    checks.box(clip_min, clip_max)
     if compat == "official" and (clip_min, clip_max) != (0, 1):
         raise ValueError("compat='official' needs the box [0, 1].")
-    checks.floating(x, "x")
+    y = checked(x, y, clip_min, clip_max)
     ball = parse_norm(norm)
     setting = Squares(
         ball, eps, n_queries, p_init, loss == "ce", targeted, resc_schedule, clip_min, clip_max
@@ -140,14 +140,11 @@ def square(
     setting.require_fits(x)
     checks.radius(eps, x, "eps")
     checks.radius_values(eps, "eps")
-    checks.in_box(x, clip_min, clip_max)
-    y = checks.labels(y, len(x), x.device).to(torch.int64)
     if ids is None:
         ids = torch.arange(len(x), device=x.device)
     ids = checks.labels(ids, len(x), x.device, "ids").to(torch.int64)
 
-    images = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
-    images = images.contiguous()
+    images = searched(x).contiguous()
     if isinstance(eps, Tensor):
         setting = replace(setting, eps=as_bound(eps, images))
     program = Program(model, precision, mean=mean, std=std, engine=engine)
@@ -168,11 +165,7 @@ def square(
         found = square_restarts(
             reads, images, y, ids, setting, seed, n_restarts, official,
             exact=module if official == "draws" else None)  # fmt: skip
-    adv = found.adv
-    if adv.dtype != x.dtype:
-        adv = ops.round_towards(adv, x.detach())
-    if adv.stride() != x.stride():
-        adv = torch.empty_like(x).copy_(adv)
+    adv = returned(found.adv, x)
     if not return_info:
         return adv
     verdict = module(adv).argmax(1) == y
