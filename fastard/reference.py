@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastard.shapes import per_channel
+
 TINY_NORM = 1e-12
 TINY_COUNT = 1e-10
 
@@ -111,8 +113,7 @@ def feed(x_adv: Tensor, dtype: torch.dtype, mean: Tensor | None, std: Tensor | N
     """The model's input: (x_adv - mean) / std per channel, cast."""
     v = widened(x_adv)
     if mean is not None and std is not None:
-        shape = (1, -1, *[1] * (v.dim() - 2))
-        v = (v - mean.to(v.dtype).view(shape)) / std.to(v.dtype).view(shape)
+        v = (v - per_channel(mean.to(v.dtype), v)) / per_channel(std.to(v.dtype), v)
     return v.to(dtype)
 
 

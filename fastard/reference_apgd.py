@@ -6,16 +6,13 @@ import torch
 from torch import Tensor
 
 from fastard import reference
+from fastard.shapes import per_sample
 
 # The rows of `marks`, [9, B]: how each sample's step size follows its losses.
 BEST_LOSS, SIZE, BACK = 0, 1, 2
 PREVIOUS, RISES, BEST_THEN = 3, 4, 5  # Linf and L2
 SHARE, MOVED_THEN, LEAST, RADIUS, MOVED_BEST, MOVED_NOW = 3, 4, 5, 6, 7, 8  # L1
 MARKS = 9
-
-
-def _column(t: Tensor, x: Tensor) -> Tensor:
-    return t.reshape(-1, *[1] * (x.dim() - 1))
 
 
 def l1_moved(there: Tensor, u: Tensor, new: Tensor, x: Tensor) -> Tensor:
@@ -94,9 +91,9 @@ def apgd_keep(
     if x_adv.numel() == 0:
         return best.clone(), best_grad.clone(), fooled.clone(), robust.clone(), marks.clone()
     higher = loss > marks[BEST_LOSS]
-    best = torch.where(_column(higher, x), x_adv, best)
-    best_grad = torch.where(_column(higher, x), grad, best_grad)
-    fooled = torch.where(_column(correct, x), fooled, x_adv)
+    best = torch.where(per_sample(higher, x), x_adv, best)
+    best_grad = torch.where(per_sample(higher, x), grad, best_grad)
+    fooled = torch.where(per_sample(correct, x), fooled, x_adv)
     marks = marks.clone()
     marks[BEST_LOSS] = torch.where(higher, loss, marks[BEST_LOSS])
     marks[MOVED_BEST] = torch.where(higher, marks[MOVED_NOW], marks[MOVED_BEST])

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastard"
 
 # What any module may import: plain helpers that import nothing of ours themselves.
-PLAIN = {"checks", "files", "kinds", "rows"}
+PLAIN = {"checks", "files", "kinds", "rows", "shapes"}
 CORE = PLAIN | {"native", "reference", "ops", "settings", "losses", "attacks", "engine", "api"}
 TRAINING = CORE | {"data", "device", "methods", "models", "progress"}
 
@@ -31,9 +31,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "kinds": set(),
     "rows": set(),
-    "reference": set(),
+    "shapes": set(),
+    "reference": {"shapes"},
     "reference_fab": set(),
-    "reference_apgd": {"reference"},
+    "reference_apgd": {"reference", "shapes"},
     "reference_layers": set(),
     "reference_noise": set(),
     "reference_square": set(),

@@ -18,6 +18,7 @@ from fastard.attacks import STARTS, Moves, Start, preserved_rng
 from fastard.engine import capture
 from fastard.kinds import Norm, parse_norm
 from fastard.ops.pgd_step import as_bound
+from fastard.shapes import per_sample
 
 Bound = float | Tensor
 
@@ -144,7 +145,7 @@ class Attack:
                 best, best_loss = x_adv, loss
             else:
                 higher = (loss > best_loss) | best_loss.isnan()
-                best = torch.where(higher.view(-1, *[1] * (x.dim() - 1)), x_adv, best)
+                best = torch.where(per_sample(higher, x), x_adv, best)
                 best_loss = torch.where(higher, loss, best_loss)
         assert best is not None
         if best.dtype != images.dtype:

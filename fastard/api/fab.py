@@ -21,6 +21,7 @@ from fastard.attacks.places import places
 from fastard.engine import Inference, Program
 from fastard.engine.unwrap import Model
 from fastard.kinds import Norm, parse_norm
+from fastard.shapes import per_sample
 
 # Where a restart begins when no eps is given: the official class's.
 EPS = {Norm.Linf: 0.3, Norm.L2: 1.0, Norm.L1: 5.0}
@@ -188,7 +189,7 @@ class _Runs:
             )
             counts = norms < FAR if walk.limit < 0 else norms <= walk.limit
             closer = counts & (norms < size[rows])
-            column = closer.view(-1, *[1] * (x.dim() - 1))
+            column = per_sample(closer, x)
             adv[rows] = torch.where(column, found, adv[rows])
             size[rows] = torch.where(closer, norms, size[rows])
         return adv, size

@@ -16,6 +16,7 @@ from fastard.engine.recorder import Lane
 from fastard.engine.unwrap import Model
 from fastard.kinds import Norm
 from fastard.settings import check_values
+from fastard.shapes import per_channel
 
 
 class PairPGD(Attack):
@@ -65,8 +66,8 @@ class PairPGD(Attack):
                 if std is None:
                     return through_student + through_teacher
                 # The step's gradient is in the student's prepared input.
-                shape = (1, -1, *[1] * (x_adv.dim() - 2))
-                return through_student + through_teacher * std.to(through_teacher.dtype).view(shape)
+                per_pixel = per_channel(std.to(through_teacher.dtype), x_adv)
+                return through_student + through_teacher * per_pixel
 
             return gradient, pair.value
 

@@ -15,6 +15,7 @@ from fastard.attacks.apgd_schedule import checkpoints, first_marks, sparse_check
 from fastard.attacks.pgd import Moves
 from fastard.kinds import Norm
 from fastard.ops.pgd_step import as_bound
+from fastard.shapes import per_sample
 
 Query = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -33,10 +34,6 @@ class Found:
     loss: Tensor
     fooled: Tensor
     robust: Tensor
-
-
-def _column(t: Tensor, x: Tensor) -> Tensor:
-    return t.view(-1, *[1] * (x.dim() - 1))
 
 
 def projected(at: Tensor, x: Tensor, moves: Moves) -> Tensor:
@@ -60,8 +57,8 @@ def sphere_start(x: Tensor, noise: Tensor, moves: Moves) -> Tensor:
         size = noise.flatten(1).abs().amax(1)
     else:
         size = official_code.length(noise).flatten()
-    eps = _column(as_bound(moves.eps, x), x).to(x.dtype)
-    start = x + eps * (noise / (_column(size, x) + 1e-12))
+    eps = per_sample(as_bound(moves.eps, x), x).to(x.dtype)
+    start = x + eps * (noise / (per_sample(size, x) + 1e-12))
     return start.clamp(moves.clip_min, moves.clip_max)
 
 
@@ -129,7 +126,7 @@ class Walk:
             self.x_adv, self.grad, self.x, loss, correct, self.best, self.best_grad, self.fooled,
             self.robust, self.marks, sparse=self.sparse, window=window, rho=self.rho)  # fmt: skip
         if window:
-            back = _column(self.marks[rows.BACK] > 0, self.x)
+            back = per_sample(self.marks[rows.BACK] > 0, self.x)
             self.x_adv = torch.where(back, self.best, self.x_adv)
             self.grad = torch.where(back, self.best_grad, self.grad)
 

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from fastard.attacks.l1_official import Box, onto_ball_and_box
+from fastard.shapes import per_sample
 
 
 def length(t: Tensor) -> Tensor:
     """Each sample's L2 norm, as a column."""
-    return (t**2).reshape(len(t), -1).sum(-1).sqrt().view(-1, *[1] * (t.dim() - 1))
+    return per_sample((t**2).reshape(len(t), -1).sum(-1).sqrt(), t)
 
 
 def _in_l2_ball(at: Tensor, x: Tensor, eps: float | Tensor, box: Box) -> Tensor:
@@ -25,7 +26,7 @@ def l2_step(
     fresh: float, box: Box,
 ) -> Tensor:  # fmt: skip
     """The next point; size is [B]."""
-    stride = size.view(-1, *[1] * (x.dim() - 1))
+    stride = per_sample(size, x)
     moved = _in_l2_ball(x_adv + stride * (grad / (length(grad) + 1e-12)), x, eps, box)
     mixed = x_adv + (moved - x_adv) * fresh + (x_adv - x_old) * (1 - fresh)
     return _in_l2_ball(mixed, x, eps, box)

@@ -19,6 +19,7 @@ from fastard.attacks.places import Place
 from fastard.attacks.search import Search, compacted
 from fastard.kinds import Norm
 from fastard.reference_apgd import l1_moved
+from fastard.shapes import per_sample
 
 # Iterations between two readings of who is left. On the CPU reading costs nothing, but a batch of
 # another size does: its primitives are made anew.
@@ -271,7 +272,7 @@ def all_runs(
             rows.goals = here[:, -place.rank]
         found = runs.run(rows, place, may_leave=not best_loss)
         higher = found.loss > done.loss[left]
-        taken = (higher if best_loss else ~found.robust).view(-1, *[1] * (of.x.dim() - 1))
+        taken = per_sample(higher if best_loss else ~found.robust, of.x)
         candidates = found.best if best_loss else found.fooled
         done.adv[left] = torch.where(taken, candidates, done.adv[left])
         done.robust[left] = found.robust

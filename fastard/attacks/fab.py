@@ -11,6 +11,7 @@ from torch import Tensor
 from fastard import ops
 from fastard.attacks.search import Given, Passes, Search, compacted
 from fastard.kinds import Norm
+from fastard.shapes import per_sample
 
 Confirm = Callable[[Tensor], Tensor]  # images to the module's own logits
 CLEAR = 1e-4  # of the largest logit: a margin that no other order of summation turns
@@ -81,7 +82,7 @@ def fab_start(x: Tensor, noise: Tensor, eps: float, norm: Norm, lo: float, hi: f
     """
     t = noise.to(x.device, x.dtype)
     t = 2 * t - 1 if norm == Norm.Linf else t
-    size = _size(t, norm).view(-1, *[1] * (x.dim() - 1))
+    size = per_sample(_size(t, norm), x)
     return (x + eps * t / size * 0.5).clamp(lo, hi)
 
 
@@ -116,7 +117,7 @@ def nearest(model: Passes, logits: Tensor, y: Tensor, norm: Norm) -> tuple[Tenso
         closer = distance < least
         least = torch.where(closer, distance, least)
         gap = torch.where(closer, between, gap)
-        grad = torch.where(closer.view(-1, *[1] * (one.dim() - 1)), one, grad)
+        grad = torch.where(per_sample(closer, one), one, grad)
     return gap, grad
 
 
@@ -256,5 +257,5 @@ def fab(
             rows.best[which], rows.size[which] = rows.x[which], FAR
     best[places[:real]], size[places[:real]] = rows.best[:real], rows.size[:real]
     taken = (size > walk.limit) & (spare_size < FAR)
-    best = torch.where(taken.view(-1, *[1] * (x.dim() - 1)), spare, best)
+    best = torch.where(per_sample(taken, x), spare, best)
     return best, torch.where(taken, spare_size, size)

@@ -9,6 +9,7 @@ from fastard.attacks.fab import FAR, Walk
 from fastard.attacks.fab_projections import PROJECTIONS
 from fastard.attacks.search import Search
 from fastard.kinds import Norm
+from fastard.shapes import per_sample
 
 
 def official_size(d: Tensor, norm: Norm) -> Tensor:
@@ -22,17 +23,13 @@ def official_size(d: Tensor, norm: Norm) -> Tensor:
 def official_start(x: Tensor, noise: Tensor, eps: float, norm: Norm) -> Tensor:
     """As `fab_start`, rounded as the official code rounds it."""
     t = 2 * noise - 1 if norm == Norm.Linf else noise
-    radius = _column(torch.min(_filled(x, FAR), _filled(x, eps)), x)
-    moved = radius * t / _column(official_size(t, norm), x)
+    radius = per_sample(torch.min(_filled(x, FAR), _filled(x, eps)), x)
+    moved = radius * t / per_sample(official_size(t, norm), x)
     return (x + (moved / 2 if norm == Norm.L1 else moved * 0.5)).clamp(0.0, 1.0)
 
 
 def _filled(x: Tensor, value: float) -> Tensor:
     return torch.full((len(x),), value, dtype=x.dtype, device=x.device)
-
-
-def _column(t: Tensor, x: Tensor) -> Tensor:
-    return t.view(-1, *[1] * (x.dim() - 1))
 
 
 def _hyperplanes(
@@ -75,7 +72,7 @@ def _stepped(at: Tensor, x: Tensor, gap: Tensor, grad: Tensor, walk: Walk) -> Te
     moves = PROJECTIONS[walk.norm](points, torch.cat((w, w)), torch.cat((level, level)))
     d_at, d_x = moves[:rows].reshape(x.shape), moves[rows:].reshape(x.shape)
     a = official_size(moves, walk.norm).clamp(min=1e-8)
-    a1, a2 = _column(a[:rows], x), _column(a[rows:], x)
+    a1, a2 = per_sample(a[:rows], x), per_sample(a[rows:], x)
     alpha = (a1 / (a1 + a2)).clamp(0.0, walk.alpha_max)
     mixed = (at + walk.eta * d_at) * (1 - alpha) + (x + d_x * walk.eta) * alpha
     return mixed.clamp(0.0, 1.0)
@@ -97,7 +94,7 @@ def official_fab(
         found, origin = at[won], x[won]
         length = official_size(found - origin, walk.norm)
         closer = length < size[won]
-        best[won] = torch.where(_column(closer, x), found, best[won])
+        best[won] = torch.where(per_sample(closer, x), found, best[won])
         size[won] = torch.where(closer, length, size[won])
         at[won] = origin + (found - origin) * walk.beta
     return best, size

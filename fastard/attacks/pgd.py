@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastard import ops
 from fastard.kinds import Norm
+from fastard.shapes import per_channel
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def pgd(
     # A per-channel factor keeps every sign, but not L2's and L1's directions.
     pixels = None
     if std is not None and moves.norm != Norm.Linf:
-        pixels = std.to(x.dtype).view(1, -1, *[1] * (x.dim() - 2))
+        pixels = per_channel(std.to(x.dtype), x)
     for _ in range(steps):
         grad = gradient(source)
         if pixels is not None:

@@ -11,11 +11,12 @@ from fastard.attacks.square import L1_SHARE, Found, Logits, Reads, Told, start_i
 from fastard.attacks.square_draws import OfficialSquares
 from fastard.attacks.square_schedule import Squares
 from fastard.kinds import Norm
+from fastard.shapes import per_sample
 
 
 def _mixed(better: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """new where better is 1, old where it is 0, as a sum: a NaN of either remains."""
-    better = better.view(-1, *[1] * (new.dim() - 1))
+    better = per_sample(better, new)
     return better * new + (1.0 - better) * old
 
 

@@ -20,6 +20,7 @@ from fastard.checks import labels_below
 from fastard.engine import attack_mode
 from fastard.engine.precision import arithmetic, resolve
 from fastard.kinds import parse_norm
+from fastard.shapes import per_sample
 
 # A logit's lead, over the largest logit, that no rounding of another batch explains.
 _CLEAR = 1e-3
@@ -330,7 +331,7 @@ class Evaluation:
             return adv, said
         adv = adv.clone()
         # NaN pixels are no image at all: the clean one takes their place.
-        whole = adv.isfinite().flatten(1).all(1).view(-1, *[1] * (x.dim() - 1))
+        whole = per_sample(adv.isfinite().flatten(1).all(1), x)
         moved = drawn_in(torch.where(whole, adv, x), x, owner.epsilon, self.norm)
         adv[outside] = moved[outside]
         again = verdict(self._logits(adv), y)
@@ -349,4 +350,4 @@ class Evaluation:
         again = verdict(self._logits(clipped), y)
         over &= again.wrong
         said.predicted = torch.where(over, again.predicted, said.predicted)
-        return torch.where(over.view(-1, *[1] * (adv.dim() - 1)), clipped, adv), said
+        return torch.where(per_sample(over, adv), clipped, adv), said

@@ -16,6 +16,7 @@ from fastard.attacks.fab_official import official_fab, official_size, official_s
 from fastard.autoattack.inputs import attacked_dtype
 from fastard.autoattack.search import EagerSearch, EngineSearch, chosen
 from fastard.kinds import Norm, parse_norm, unknown
+from fastard.shapes import per_sample
 
 Search = EagerSearch | EngineSearch
 
@@ -110,7 +111,7 @@ class FABAttack_PT:
                 images, labels = x[rows], y[rows]
                 found = self._run(search, draws, images, labels, ids[rows], target, restart)
                 broken = self._broken(search, images, labels, *found)
-                adv[rows] = torch.where(_column(broken, x), found[0], adv[rows])
+                adv[rows] = torch.where(per_sample(broken, x), found[0], adv[rows])
                 robust[rows] = ~broken
                 if self.verbose:
                     print(self._progress(target, restart, robust, time.time() - begun))
@@ -219,10 +220,6 @@ class FABAttack_PT:
             f"restart {restart}{aim} - robust accuracy: {robust.float().mean():.2%} "
             f"at eps = {self.eps:.5f} - cum. time: {seconds:.1f} s"
         )
-
-
-def _column(t: Tensor, x: Tensor) -> Tensor:
-    return t.view(-1, *[1] * (x.dim() - 1))
 
 
 FABAttack = FABAttack_PT

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastard.kinds import Norm
+from fastard.shapes import per_sample
 
 LINF_SLACK, RELATIVE_SLACK = 1e-6, 1e-5
 
@@ -56,5 +57,5 @@ def drawn_in(adv: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
     """The images moved towards x until they are in the ball, then clipped to the box."""
     apart = adv.double() - x.double()
     share = (eps / distance(adv, x, norm).clamp(min=1e-300)).clamp(max=1.0)
-    moved = x.double() + apart * share.view(-1, *[1] * (x.dim() - 1))
+    moved = x.double() + apart * per_sample(share, x)
     return moved.to(x.dtype).clamp(0, 1)

@@ -17,6 +17,7 @@ from fastard.compat.shared import as_it_is, check_images, check_settings, is_tra
 from fastard.engine import Program, RowLoss, UserLoss
 from fastard.engine.gradient import Seed
 from fastard.kinds import LossKind, unknown
+from fastard.shapes import per_sample
 
 __all__ = ["attack_pgd", "cifar10_mean", "cifar10_std"]
 
@@ -32,8 +33,7 @@ def _start(X: Tensor, epsilon: float, norm: str) -> Tensor:
     delta = torch.zeros_like(X)
     if norm == "l_inf":
         return _into_box(delta.uniform_(-epsilon, epsilon), X)
-    shape = (len(X), *[1] * (X.dim() - 1))
-    size = delta.normal_().flatten(1).norm(dim=1).view(shape)
+    size = per_sample(delta.normal_().flatten(1).norm(dim=1), X)
     radius = torch.zeros_like(size).uniform_(0, 1)
     return _into_box(delta * (radius / size * epsilon), X)
 

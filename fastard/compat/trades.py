@@ -10,6 +10,7 @@ from fastard.api import pgd_kl
 from fastard.compat.shared import check_images, check_published
 from fastard.engine import Inference, Program, RowLoss
 from fastard.kinds import LossKind
+from fastard.shapes import per_sample
 
 __all__ = ["trades_loss"]
 
@@ -26,7 +27,7 @@ def _l2_attack(
             _, dlogits = seed(program.forward(x + delta))
             grad = program.pixel_vjp(dlogits)
             norms = grad.flatten(1).norm(dim=1)
-            direction = grad / norms.view(-1, *[1] * (x.dim() - 1))
+            direction = grad / per_sample(norms, x)
             # Read by the host, as published: how much noise is drawn depends on it.
             if (norms == 0).any():
                 direction[norms == 0] = -torch.randn_like(direction[norms == 0])

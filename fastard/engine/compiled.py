@@ -21,6 +21,7 @@ from fastard.engine.plan import Plan
 from fastard.engine.trace import Untraceable, first_line, trace
 from fastard.engine.unwrap import made_in_inference
 from fastard.engine.weights import StaleProgram
+from fastard.shapes import per_channel
 
 # How far a right program may be from the module, relatively: rounding alone moves the logits, but a
 # kink that it crosses moves a gradient. Beyond that, fp64 judges.
@@ -167,7 +168,7 @@ def disagreement(model: nn.Module, plan: Plan, x: Tensor) -> str | None:
     if dx is None:
         return "its logits do not depend on the input through autograd"
     if plan.std is not None:
-        dx = dx / plan.std.view(1, -1, *[1] * (x.dim() - 2))
+        dx = dx / per_channel(plan.std, x)
     pair = (logits, dx)
     distances = (_distance(a, b) for a, b in zip(pair, exact, strict=True))
     if all(d <= close for d, close in zip(distances, CLOSE.values(), strict=True)):

@@ -23,6 +23,7 @@ from fastard.engine.precision import Precision, arithmetic, resolve, tf32
 from fastard.engine.unwrap import Model, inner_model
 from fastard.engine.weights import StaleProgram
 from fastard.kinds import unknown
+from fastard.shapes import per_channel
 
 CAPTURES = ("auto", "never")
 LAYOUTS = ("auto", "channels_last", "contiguous")
@@ -317,7 +318,7 @@ class Program:
             passes, fed, std = self._now(), self.feed(x), None
             logits = passes.forward(_prepared(x, fed))
             if fed.std is not None:
-                std = fed.std.to(x.dtype).view(1, -1, *[1] * (x.dim() - 2))
+                std = per_channel(fed.std.to(x.dtype), x)
             self._single = (passes, std, x.dtype)
         return logits
 

@@ -19,6 +19,7 @@ from fastard.evaluation.attacks import AutoAttackParts, Setting, require_logits
 from fastard.evaluation.judge import asked
 from fastard.evaluation.noise import keyed_by
 from fastard.kinds import Norm, parse_norm
+from fastard.shapes import per_sample
 
 # Of APGD-T and FAB-T in AutoAttack's standard version.
 TARGETS = 9
@@ -192,5 +193,5 @@ def _noise(setting: Setting, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         at = sphere_start(x, noise.round() if norm == Norm.Linf else noise, moves)
         with torch.no_grad():
             wrong = setting.model(found).argmax(1) != y
-        found = torch.where(wrong.view(-1, *[1] * (x.dim() - 1)), found, at)
+        found = torch.where(per_sample(wrong, x), found, at)
     return found

@@ -197,6 +197,9 @@ def test_the_host_reads_nothing_inside_a_block(norm, targeted):
         def vjp(self, dlogits, retain=False):
             return (dlogits @ weight.T).view(-1, 3, 2, 2)
 
+        def once(self, key, work, given, gradients):
+            return work(self, given)
+
     x = torch.rand(4, 3, 2, 2)
     order = Linear().logits(x).argsort(1)
     goals = order[:, -2].contiguous() if targeted else None
