@@ -13,6 +13,9 @@ from fastard.engine import Program, capture
 from fastard.engine.gradient import representable
 from fastard.engine.recorder import Lane, Tensors
 
+# A graph of a gradient for each class but one holds as many passes.
+MOST_CLASSES = 32
+
 
 class EngineSearch:
     """The model's program in fp32 (or the precision given to it).
@@ -26,7 +29,7 @@ class EngineSearch:
 
     def __init__(self, program: Program, compacts: bool = True) -> None:
         self.program, self.compacts = program, compacts
-        self.forwards = self.gradients = 0
+        self.forwards = self.gradients = self._classes = 0
 
     @contextmanager
     def running(self, x: Tensor) -> Iterator[None]:
@@ -51,8 +54,12 @@ class EngineSearch:
         self.forwards += len(x)
         return self._run(("logits", of), work, {"x": x})["logits"]
 
-    def _run(self, key: Hashable, work: capture.Work, given: Given) -> Tensors:
-        return capture.run([self.program], key, work, given, renews=False)
+    def _run(
+        self, key: Hashable, work: capture.Work, given: Given, refusal: str | None = None
+    ) -> Tensors:
+        found = capture.run([self.program], key, work, given, refusal, renews=False)
+        self._classes = found["logits"].shape[1]
+        return found
 
     def ascend(self, x: Tensor, objective: RowObjective) -> tuple[Tensor, Tensor, Tensor]:
         def work(model: Passes, held: Given) -> Given:
@@ -64,8 +71,10 @@ class EngineSearch:
         return found["logits"], found["loss"], found["grad"]
 
     def once(self, key: Hashable, work: Work, given: Given, gradients: int | None) -> Given:
-        passes = _Passes(self.program)
-        found = self._run(key, lambda held, lane: work(passes, held), given)
+        passes, refusal = _Passes(self.program), None
+        if gradients is None and self._classes > MOST_CLASSES:
+            refusal = f"a gradient for each of {self._classes} classes"
+        found = self._run(key, lambda held, lane: work(passes, held), given, refusal)
         # A replay runs no Python: its passes are counted here.
         each = found["logits"].shape[1] - 1 if gradients is None else gradients
         self.forwards += len(given["x"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -115,12 +115,9 @@ class _Batch:
             self.trial = ops.prepared(self.trial, reads.mean, reads.std, x.dtype)
 
     def rows(self, index: Tensor, real: int) -> _Batch:
-        eps = self.setting.eps
-        if isinstance(eps, Tensor) and eps.numel() > 1:
-            eps = eps[index]
         batch = _Batch(
             self.x[index], self.y[index], self.ids[index], self.found.rows(index),
-            replace(self.setting, eps=eps), self.reads, self.heaps, self.copies)  # fmt: skip
+            self.setting.of(index), self.reads, self.heaps, self.copies)  # fmt: skip
         batch.real = real
         return batch
 

@@ -99,7 +99,8 @@ def official_square(
         before = found.rows(left)
         u = draws.queries(ids[left], i, 1, x.shape[1], setting.norm.name)[:, 0]
         if len(left):
-            new = _proposal(before.best, x[left], setting, u, setting.side(i, x), heaps)
+            side = setting.side(i, x)
+            new = _proposal(before.best, x[left], setting.of(left), u, side, heaps)
             now, value = judge.proposal(new, y[left], before)
             lower = (value < before.loss).to(value.dtype)
             taken = torch.max(lower, (now <= 0.0).to(value.dtype))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -35,6 +35,12 @@ class Squares:
     rescaled: bool = False
     clip_min: float = 0.0
     clip_max: float = 1.0
+
+    def of(self, index: Tensor) -> Squares:
+        """The setting of the samples at `index`."""
+        if isinstance(self.eps, Tensor) and self.eps.numel() > 1:
+            return replace(self, eps=self.eps[index])
+        return self
 
     def require_fits(self, x: Tensor) -> None:
         """Raises ValueError where x cannot be attacked so."""

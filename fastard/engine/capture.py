@@ -9,13 +9,14 @@ import warnings
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fastard.engine import recorder as recorders
+from fastard.engine.passes import Passed
 from fastard.engine.plan import Plan
 from fastard.engine.recorder import Lane, NoHostReads, Recorder, Tensors
 from fastard.engine.trace import first_line
@@ -43,6 +44,7 @@ class Recording:
     outputs: Tensors
     replay: Callable[[], None]
     kept: tuple[Tensor | None, ...]  # whatever else the replay reads
+    passed: tuple[Passed, ...]  # through each program in one replay
 
     def __call__(self, inputs: Values) -> Tensors:
         for name, value in inputs.items():
@@ -85,7 +87,10 @@ class Graphs:
         plans = [p.plan for p in programs if p.plan is not None]
         whole = (
             key, renews, device, _signature(inputs), _flags(),
-            tuple(_circumstance(p, q, inputs["x"]) for p, q in zip(programs, plans, strict=True)),
+            tuple(
+                _circumstance(p, q, inputs["x"], renews)
+                for p, q in zip(programs, plans, strict=True)
+            ),
         )  # fmt: skip
         with self.lock:
             self._forget_gone()
@@ -106,6 +111,21 @@ class Graphs:
                 renewed = programs if renews else ()
                 return self._replayed(state, programs, renewed, work, inputs, device)
         _tell(programs, f"no: {why}")
+        return self._alone(work, inputs, renews)
+
+    def _alone(self, work: Work, inputs: Values, whole: bool) -> Tensors:
+        """The work as it is. A pass that finds no memory gets what recordings hold: unlike a whole
+        attack it may begin again."""
+        if whole or not self.count:
+            return work(inputs, None)
+        try:
+            return work(inputs, None)
+        except torch.OutOfMemoryError:
+            with self.lock:
+                for state in self._known.values():
+                    state.recording = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         return work(inputs, None)
 
     def _replayed(
@@ -122,7 +142,7 @@ class Graphs:
             # Outside of the handler, which holds the failed attempt's memory.
             if recording is None:
                 # Raises by itself where the work, not its recording, is at fault.
-                found = work(inputs, None)
+                found = self._alone(work, inputs, bool(renewed))
                 state.refused = f"it could not be recorded ({why})"
                 warnings.warn(
                     f"an attack runs without a graph: {state.refused}.", RuntimeWarning,
@@ -133,6 +153,8 @@ class Graphs:
         held = [t for t in (*recording.inputs.values(), *recording.kept) if t is not None]
         with self.recorder.ordered(held):
             found = recording(inputs)
+        for p, passed in zip(programs, recording.passed, strict=True):
+            p.replayed(passed)
         _tell(programs, f"one graph; {self.count} of at most {self.most} are held on {device}")
         return found
 
@@ -155,19 +177,25 @@ class Graphs:
                 p.renew(again=True)
             return work(dict(held), lane)
 
+        before = [replace(p.counted) for p in programs]
+        warmed = before
         self._recording = True
         try:
             with NoHostReads(device):
                 self.recorder.warm(again)
+            warmed = [replace(p.counted) for p in programs]
             replay, outputs = self.recorder.record(again)
         finally:
             self._recording = False
+            passed = tuple(p.counted.since(b) for p, b in zip(programs, warmed, strict=True))
+            for p, b in zip(programs, before, strict=True):
+                p.counted.add(b.since(p.counted))
         kept: list[Tensor | None] = []
         for p in programs:
             if p.plan is not None:
                 kept += [*p.plan.weights.buffers, *(p.statistics(inputs["x"]) or ())]
                 kept += [p.plan.mean, p.plan.std]
-        return Recording(held, outputs, replay, tuple(kept))
+        return Recording(held, outputs, replay, tuple(kept), passed)
 
     def _remember(self, key: Hashable, plans: Sequence[Plan]) -> None:
         self._known[key] = State(tuple(plan.serial for plan in plans))
@@ -245,7 +273,7 @@ def run(
     """
     device = inputs["x"].device
     graphs = graphs_of(device)
-    why = _obstacle(programs, graphs, device) if refusal is None else refusal
+    why = _obstacle(programs, graphs, device, renews) if refusal is None else refusal
     if why is None and graphs is not None:
         return graphs.run(programs, key, work, inputs, not_now, renews)
     _tell(programs, f"no: {why}")
@@ -253,7 +281,7 @@ def run(
 
 
 def _obstacle(
-    programs: Sequence[Program], graphs: Graphs | None, device: torch.device
+    programs: Sequence[Program], graphs: Graphs | None, device: torch.device, whole: bool
 ) -> str | None:
     if any(p.capture == "never" for p in programs):
         return "capture='never'"
@@ -262,10 +290,18 @@ def _obstacle(
     for p in programs:
         if p.plan is None:
             return p.made.reason if p.made is not None else "it is not compiled"
-        why = p.plan.unrecordable()
+        why = _known(p, "unrecordable", p.plan.unrecordable, whole)
         if why is not None:
-            return why
+            return str(why)
     return graphs.recorder.busy()
+
+
+def _known(program: Program, name: str, find: Callable[[], Any], anew: bool) -> Any:
+    """What `find` finds, for a pass of an attack as the running block's first pass found it: it
+    walks the model."""
+    if anew or name not in program.known:
+        program.known[name] = find()
+    return program.known[name]
 
 
 def _cause(error: RuntimeError, outer: BaseException | None) -> RuntimeError:
@@ -283,13 +319,17 @@ def _tell(programs: Sequence[Program], what: str) -> None:
         p.captured = what
 
 
-def _circumstance(program: Program, plan: Plan, x: Tensor) -> Hashable:
+def _circumstance(program: Program, plan: Plan, x: Tensor, whole: bool) -> Hashable:
     """What a recording has of a program: the plan says model, shape, dtype and options, the rest
     are addresses that were recorded."""
-    read = [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in plan.reads()]
-    buffers = [t.data_ptr() for t in plan.weights.buffers]
-    given = [t.data_ptr() for t in program.statistics(x) or ()]
-    return plan.serial, program.low_dtype, tuple(read), tuple(buffers), tuple(given)
+
+    def find() -> Hashable:
+        read = tuple((t.data_ptr(), t.shape, t.stride(), t.dtype) for t in plan.reads())
+        buffers = tuple(t.data_ptr() for t in plan.weights.buffers)
+        return plan.serial, program.low_dtype, read, buffers
+
+    given = tuple(t.data_ptr() for t in program.statistics(x) or ())
+    return _known(program, "circumstance", find, whole), given
 
 
 def _flags() -> Hashable:

@@ -151,7 +151,10 @@ def _fused_acts(layers: list[Layer]) -> str:
     return f"{sum(fused.values())} activations" + (f" ({named})" if named else "")
 
 
-_ALONE = "no: PGD, PairPGD and Inference are, on CUDA, from the second like call on"
+_ALONE = (
+    "no: PGD, PairPGD, Inference and the passes of apgd, fab, square and AutoAttack are, on CUDA, "
+    "from the second like call on"
+)
 _KERNELS: dict[type, str] = {
     OneDNN: "oneDNN with fused epilogues", Aten: "aten and an epilogue kernel",
     DepthwiseStep: "an own depthwise kernel",

@@ -42,6 +42,17 @@ class Passed:
         self.gradients += 1
         self.images += len(dlogits) / 2
 
+    def since(self, before: Passed) -> Passed:
+        """What went through after `before`."""
+        return Passed(
+            self.forwards - before.forwards, self.gradients - before.gradients,
+            self.images - before.images)  # fmt: skip
+
+    def add(self, more: Passed) -> None:
+        self.forwards += more.forwards
+        self.gradients += more.gradients
+        self.images += more.images
+
 
 class Passes(Protocol):
     """Logits of a prepared input and the input's gradient; one forward is kept at a time."""

@@ -119,6 +119,8 @@ class Program:
         self.captured: str | None = None
         self.seconds: float | None = None
         self.passed = Passed()
+        # What a running block's first look at the plan found; the next block looks anew.
+        self.known: dict[str, Any] = {}
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """The mean and std given with the program, on x's device."""
@@ -192,6 +194,7 @@ class Program:
         begun = time.perf_counter()
         kind = x.device.type
         self.captured = None
+        self.known = {}
         try:
             with ExitStack() as around:
                 around.enter_context(attack_mode(self.model, self.mode, self.bn_stats))
@@ -321,6 +324,17 @@ class Program:
                 std = per_channel(fed.std.to(x.dtype), x)
             self._single = (passes, std, x.dtype)
         return logits
+
+    @property
+    def counted(self) -> Passed:
+        """What has passed in the running block so far."""
+        return self._now().passed
+
+    def replayed(self, passed: Passed) -> None:
+        """Says that a recording ran `passed`: no forward of before answers a `vjp` any more."""
+        self._single = None
+        self._now().forget()
+        self.counted.add(passed)
 
     def prepared(self, x: Tensor) -> Tensor:
         """Images x as the running block's passes read them."""

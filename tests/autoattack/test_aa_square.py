@@ -71,6 +71,20 @@ def test_the_official_bits_and_with_the_engine_its_verdicts(
     torch.testing.assert_close(engine, wanted, rtol=0, atol=1e-6)
 
 
+@norms
+@pytest.mark.parametrize("engine", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_official_draws_with_a_radius_per_sample(norm, engine, dtype):
+    net, x, y = weak_net()
+    net, x = net.to(dtype), x.to(dtype)
+    options = {"n_queries": 30, "resc_schedule": False, "compat": "official", "engine": engine}
+    wanted = fastard.square(net, x, y, norm, EPS[norm], **options)
+    assert 0 < broken(net, wanted, y, False).sum() < len(x), "rows leave, and not all"
+    radii = torch.full((len(x),), EPS[norm], dtype=dtype)
+    adv = fastard.square(net, x, y, norm, radii, **options)
+    torch.testing.assert_close(adv, wanted, rtol=0, atol=1e-6)
+
+
 def test_without_labels_the_official_targets(official):
     net, x, _ = weak_net()
     for targeted in (False, True):

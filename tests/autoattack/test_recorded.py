@@ -11,12 +11,15 @@ import torch
 
 import fastard
 from fastard.api.search import EngineSearch
+from fastard.attacks.apgd_losses import objective
+from fastard.attacks.fab import Rows, Walk, hyperplane
 from fastard.autoattack.apgd import APGDAttack, APGDAttack_targeted
 from fastard.autoattack.fab import FABAttack_PT
 from fastard.autoattack.square import SquareAttack
 from fastard.engine import Program, capture
 from fastard.engine.plan import Plan
-from tests.engine.recorded import MEAN, STD, data, in_place, small
+from fastard.kinds import Norm
+from tests.engine.recorded import MEAN, STD, data, held, in_place, small
 from tests.engine.tape import TapeRecorder, stand_in
 
 EPS = {"Linf": 0.05, "L2": 0.4, "L1": 3.0}
@@ -140,6 +143,84 @@ def test_a_whole_standard_evaluation(recorder):
     assert recorder.replayed > 20
     assert torch.equal(a, b) and of_a.broken_by == of_b.broken_by
     assert of_a.forwards == of_b.forwards and of_a.gradients == of_b.gradients
+
+
+def search_of(model, **options):
+    return EngineSearch(Program(model, "fp32", frozen=True, **options))
+
+
+def test_a_replay_answers_no_vjp(recorder):
+    model, (x, y, _) = small(), data(4)
+    search, goal, seed = search_of(model), objective("ce", y), torch.ones(4, 10)
+    with search.running(x):
+        for _ in range(2):
+            search.ascend(x, goal)
+        search.forward(x)
+        before = recorder.replayed
+        search.ascend(x, goal)
+        assert recorder.replayed == before + 1
+        with pytest.raises(RuntimeError, match="vjp needs a forward before it"):
+            search.vjp(seed)
+
+
+def test_explained_are_the_passes_that_ran(recorder):
+    model, (x, _, _) = small(), data(6)
+    y = model(x).argmax(1)
+    told = set()
+    for _ in range(3):
+        _, info = fastard.apgd(model, x, y, eps=0.05, steps=10, return_info=True)
+        told |= {
+            line.split(": ")[1] for line in info.program.splitlines() if line.startswith("last")
+        }
+    assert told == {"12 forwards, 11 gradients"}
+
+
+def test_a_pass_without_memory_gets_that_of_recordings(recorder, monkeypatch):
+    model, (x, y, _) = small(), data(4)
+    search = search_of(model)
+    with search.running(x):
+        for _ in range(2):
+            wanted = search.ascend(x, objective("ce", y))
+        assert held() == 1
+        own, failed = Program.forward, []
+
+        def short(program, v):
+            if held() and not failed:
+                failed.append(len(v))
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return own(program, v)
+
+        monkeypatch.setattr(Program, "forward", short)
+        search.ascend(x[:3], objective("ce", y[:3]))
+        assert failed == [3] and held() == 0
+        assert torch.equal(search.ascend(x, objective("ce", y))[2], wanted[2])
+        assert held() == 1
+
+
+def test_many_classes_are_no_one_graph(recorder):
+    model, (x, _, _) = small(classes=40), data(4)
+    y = model(x).argmax(1)
+    search, walk = search_of(model), Walk(Norm.Linf, 5)
+    with search.running(x):
+        search.logits(x)
+        for _ in range(3):
+            hyperplane(search, Rows.begun(x, y, None, x), walk.norm)
+        assert search.program.captured == "no: a gradient for each of 40 classes"
+        assert search.gradients == 3 * 39 * len(x)
+        goals = (y + 1) % 40
+        for _ in range(3):
+            hyperplane(search, Rows.begun(x, y, goals, x), walk.norm)
+        assert search.program.captured.startswith("one graph")
+
+
+def test_the_model_is_walked_once_a_running_block(recorder, monkeypatch):
+    model, (x, _, _) = small(), data(6)
+    y = model(x).argmax(1)
+    fastard.apgd(model, x, y, eps=0.05, steps=3)
+    walks, own = [], Plan.reads
+    monkeypatch.setattr(Plan, "reads", lambda plan: walks.append(plan) or own(plan))
+    fastard.apgd(model, x, y, eps=0.05, steps=20)
+    assert len(walks) == 2
 
 
 @pytest.mark.gpu

@@ -201,7 +201,7 @@ def test_capture_is_auto_or_never():
         Program(small(), capture="alway")
     with pytest.raises(ValueError, match="unknown capture True"):
         fastard.PGD(small(), capture=True)
-    assert "captured   no: PGD, PairPGD and Inference are" in Program(small()).explain()
+    assert "captured   no: PGD, PairPGD, Inference and the passes" in Program(small()).explain()
 
 
 @pytest.mark.parametrize(
