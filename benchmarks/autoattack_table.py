@@ -60,7 +60,10 @@ def agreement_rows(run: dict[str, Any]) -> list[str]:
 def _ratio(part: dict[str, Any]) -> str:
     if part["target"] is None:
         return f"{part['ratio']:.2f}×"
-    verdict = "" if part["reached"] else ", not reached"
+    verdict = ""
+    if not part["reached"]:
+        most = part["seconds"]["official"] / part["seconds"]["passes_alone"]
+        verdict = f", not reached; the passes alone: {most:.2f}×"
     return f"{part['ratio']:.2f}× (target {part['target']:g}×{verdict})"
 
 
@@ -115,8 +118,9 @@ def paragraphs(results: Path, shown: str) -> str:
         'of `compat="official"` with the same seed and batch, eager (0 may differ) and on the '
         "engine (1 may). Speed: one run each, the default draws, "
         f"{differing} verdicts differing, without the engine's set-up, once a network and process "
-        f"(at most {set_up:.1f} s); resnet18 has fresh weights with the statistics of trained ones "
-        "and its own answers for labels. "
+        f"(at most {set_up:.1f} s). The passes alone are the network's that the same verdicts take, "
+        "by the engine: an attack that cost nothing else would reach no more. resnet18 has fresh "
+        "weights with the statistics of trained ones and its own answers for labels. "
         f"Source: [`{shown}/{NAME}`]({shown}/{NAME}), `make bench-autoattack` on {info['cpu']}, "
         f"{info['threads']} threads, {info['isa']}, torch {info['torch']}."
     )

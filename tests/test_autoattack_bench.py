@@ -48,6 +48,7 @@ def test_the_speed_is_told_by_parts(run):
     assert found["ratio"] == pytest.approx(
         found["seconds"]["official"] / found["seconds"]["fastard"], rel=0.2
     )
+    assert 0 < found["seconds"]["passes_alone"] < 2 * found["seconds"]["fastard"]
     assert set(found["parts"]) <= set(ATTACKS) and found["parts"]
     passes = found["per_robust_sample"]["official"]
     assert passes["forwards"] > passes["gradients"] > 300
@@ -66,7 +67,10 @@ def test_the_tables_are_made_from_the_record(run, tmp_path):
     run["parts"][0]["modes"]["eager"] |= {"differing": [3, 5], "agrees": False}
     assert "2 (image 3, 5), too many / " in "\n".join(autoattack_table.agreement_rows(run))
     run["parts"][4] |= {"target": 3.0, "reached": False, "ratio": 2.0}
-    assert "2.00× (target 3×, not reached)" in "\n".join(autoattack_table.speed_rows(run))
+    run["parts"][4]["seconds"] |= {"official": 5.0, "passes_alone": 2.0}
+    assert "2.00× (target 3×, not reached; the passes alone: 2.50×)" in "\n".join(
+        autoattack_table.speed_rows(run)
+    )
 
 
 def test_a_part_runs_in_its_own_process_once(monkeypatch, tmp_path, capsys):
