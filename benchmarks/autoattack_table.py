@@ -118,7 +118,7 @@ def paragraphs(results: Path, shown: str) -> str:
         'of `compat="official"` with the same seed and batch, eager (0 may differ) and on the '
         "engine (1 may). Speed: one run each, the default draws, "
         f"{differing} verdicts differing, without the engine's set-up, once a network and process "
-        f"(at most {set_up:.1f} s). The passes alone are the network's that the same verdicts take, "
+        f"(at most {set_up:.1f} s). The passes alone are the network's that the verdicts take, "
         "by the engine: an attack that cost nothing else would reach no more. resnet18 has fresh "
         "weights with the statistics of trained ones and its own answers for labels. "
         f"Source: [`{shown}/{NAME}`]({shown}/{NAME}), `make bench-autoattack` on {info['cpu']}, "
