@@ -4,6 +4,7 @@ and ``doctor``."""
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ DESCRIPTION = """Adversarial training and robust distillation with compiled kern
 
 Examples:
   fastard train --method trades --data digits --out runs/teacher
+  fastard train --method trades --data digits --eps 8/255 --out runs/weaker
   fastard train --method rslad-batchmean --data digits --teacher runs/teacher/best.safetensors
   fastard evaluate --checkpoint runs/teacher/best.safetensors
   fastard export --checkpoint runs/teacher/best.safetensors --format onnx --out teacher.onnx
@@ -56,6 +58,21 @@ Command = (
 )
 
 
+_FRACTION = re.compile(r"(--(?:eps|alpha|val-alpha)=)?(\d+\.?\d*)/(\d+\.?\d*)")
+_RADII = ("--eps", "--alpha", "--val-alpha")
+
+
+def _with_numbers(argv: Sequence[str]) -> list[str]:
+    """Radii and step sizes as numbers where they are written as papers do: 8/255."""
+    found: list[str] = []
+    for at, word in enumerate(argv):
+        fraction = _FRACTION.fullmatch(word)
+        if fraction and (fraction[1] or (at and argv[at - 1] in _RADII)) and float(fraction[3]):
+            word = f"{fraction[1] or ''}{float(fraction[2]) / float(fraction[3])!r}"
+        found.append(word)
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status.
 
@@ -72,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Command,
         prog="fastard",
         description=DESCRIPTION,
-        args=argv,
+        args=_with_numbers(argv),
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
     try:

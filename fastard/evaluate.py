@@ -17,16 +17,18 @@ from torch import nn
 
 from fastard import data, models
 from fastard.device import resolve_device
-from fastard.evaluation.attacks import REFERENCE_EPS, Setting
+from fastard.evaluation.attacks import Setting
 from fastard.evaluation.diagnose import diagnose, told
 from fastard.evaluation.journal import Journal, images_digest
 from fastard.evaluation.page import page
 from fastard.evaluation.results import markdown, protocol, table
 from fastard.evaluation.run import Evaluation, evaluate
 from fastard.evaluation.second_opinion import require_referee, second_opinion
+from fastard.evaluation.subject import Subject, beside
 from fastard.files import atomic_path, require_writable_dir, write_json
 from fastard.models.checkpoint import require_fits
 from fastard.progress import QUIET
+from fastard.radius import trained_radius
 from fastard.training.ranks import Ranks
 
 # A process that has no block left waits for one whose AutoAttack takes days.
@@ -40,7 +42,9 @@ class EvaluateConfig:
     """Measure the accuracy of a checkpoint on clean and attacked test images."""
 
     checkpoint: Path
-    """Checkpoint of `fastard train`, or any .safetensors, .pt or .pth file."""
+    """Checkpoint of `fastard train`, any .safetensors, .pt or .pth file, or a network from
+    elsewhere as `fastard train --teacher` takes it: timm:NAME, torchvision:NAME, robustbench:NAME,
+    NAME@FILE (with --data)."""
     model: str | None = None
     """Architecture of a checkpoint that does not name its own, such as resnet18."""
     data: str | None = None
@@ -59,7 +63,8 @@ class EvaluateConfig:
     """JSON file to write, a .md and a .html beside it; CHECKPOINT.SUITE.json beside the checkpoint
     when left out. Until it is whole, what is done lies beside it, and the same command goes on."""
     eps: float | None = None
-    """Radius of the attacks; the checkpoint's own, else 8/255, when left out."""
+    """Radius of the attacks; the checkpoint's own, else 8/255, when left out. Another norm than
+    the checkpoint's, or than Linf, needs one."""
     norm: str | None = None
     """Linf, L2 or L1; the checkpoint's own, else Linf, when left out."""
     device: str = "auto"
@@ -90,7 +95,7 @@ def evaluate_checkpoint(config: EvaluateConfig, console: Console | None = None) 
     `workers` processes, or under torchrun, blocks are shared and the result is one process's.
     """
     console = console or Console()
-    out = config.out or config.checkpoint.with_suffix(f".{config.suite}.json")
+    out = config.out or beside(config.checkpoint, f".{config.suite}.json")
     if out.is_dir():
         raise IsADirectoryError(f"out (--out) must be a file to write, but {out} is a folder.")
     if config.workers < 1:
@@ -101,8 +106,8 @@ def evaluate_checkpoint(config: EvaluateConfig, console: Console | None = None) 
         return _shared(config, out, console)
     ranks = Ranks(timeout=LONGEST_WAIT)
     console = console if ranks.first else QUIET
-    model, meta = models.load_checkpoint(config.checkpoint, name=config.model)
-    trained = meta["extra"]
+    subject = Subject.of(config.checkpoint, config.model)
+    trained = subject.trained
     name = config.data or trained.get("data")
     if name is None:
         raise ValueError(
@@ -110,13 +115,16 @@ def evaluate_checkpoint(config: EvaluateConfig, console: Console | None = None) 
         )
     device = resolve_device(ranks.device(config.device))
     splits = data.load(name, config.data_root, download=config.download, device=device)
-    require_fits(meta, splits, source=str(config.checkpoint))
+    if subject.meta is not None:
+        require_fits(subject.meta, splits, source=str(config.checkpoint))
+    model = subject.load(splits)
     surrogate, surrogate_meta = _surrogate(config, splits)
     require_writable_dir(out.parent)
+    norm = config.norm or trained.get("norm", "Linf")
     setting = Setting(
         model.to(device),
-        config.eps if config.eps is not None else trained.get("eps", REFERENCE_EPS),
-        config.norm or trained.get("norm", "Linf"),
+        config.eps if config.eps is not None else trained_radius([trained], norm),
+        norm,
         config.seed,
         config.precision,
         None if surrogate is None else surrogate.to(device),
@@ -125,8 +133,14 @@ def evaluate_checkpoint(config: EvaluateConfig, console: Console | None = None) 
         setting, splits.test, config.suite, config.n, config.batch_size, rank=ranks.rank,
         world=ranks.world,
     )  # fmt: skip
-    about = _identity(config, setting, name) | {
-        "model": meta["architecture"],
+    settings = {
+        "suite": config.suite, "data": name, "n": len(run.images), "eps": setting.eps,
+        "norm": setting.norm, "seed": setting.seed, "precision": setting.precision,
+    }  # fmt: skip
+    if ranks.first:
+        _require_own(out, settings)
+    about = _identity(config, subject, setting, name) | {
+        "model": subject.architecture,
         "surrogate_model": surrogate_meta.get("architecture"),
         "images": images_digest(run.images),
     }
@@ -145,7 +159,7 @@ def evaluate_checkpoint(config: EvaluateConfig, console: Console | None = None) 
     result = {
         "checkpoint": str(config.checkpoint),
         "selection": trained.get("selected", "selection unknown"),
-        "architecture": meta["architecture"],
+        "architecture": subject.architecture,
         "data": name,
         "surrogate": None if config.surrogate is None else str(config.surrogate),
         "diagnosis": found,
@@ -168,6 +182,24 @@ def evaluate_checkpoint(config: EvaluateConfig, console: Console | None = None) 
     return result
 
 
+def _require_own(out: Path, settings: dict[str, Any]) -> None:
+    """Refuses a file that holds something else than an evaluation with these settings."""
+    if not out.exists():
+        return
+    try:
+        found = json.loads(out.read_text(encoding="utf-8"))
+        differing = [key for key, value in settings.items() if found[key] != value]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"out (--out) must be a new file or an earlier evaluation, but {out} is neither."
+        ) from None
+    if differing:
+        raise ValueError(
+            f"{out} holds an evaluation with another {', '.join(differing)}: give another file "
+            "(--out), or delete that one."
+        )
+
+
 def _write(out: Path, result: dict[str, Any], examples: list[dict[str, Any]]) -> None:
     texts = {".md": markdown(result), ".html": page(result, examples)}
     for suffix, text in texts.items():
@@ -186,14 +218,16 @@ def _surrogate(
     return surrogate, meta
 
 
-def _identity(config: EvaluateConfig, setting: Setting, name: str) -> dict[str, Any]:
+def _identity(
+    config: EvaluateConfig, subject: Subject, setting: Setting, name: str
+) -> dict[str, Any]:
     """What the verdicts depend on."""
-    files = {"checkpoint": config.checkpoint, "surrogate": config.surrogate}
+    surrogate = None
+    if config.surrogate is not None:
+        surrogate = hashlib.sha256(config.surrogate.read_bytes()).hexdigest()
     return {
-        **{
-            key: None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
-            for key, path in files.items()
-        },
+        "checkpoint": subject.digest(),
+        "surrogate": surrogate,
         "suite": config.suite,
         "data": name,
         "n": config.n,

@@ -35,7 +35,7 @@ class ExportConfig:
     format: str = "safetensors"
     """safetensors (weights), torchscript, exported (torch.export) or onnx."""
     out: Path | None = None
-    """File to write; beside the checkpoint when left out."""
+    """File to write; beside the checkpoint, under its name or NAME.export, when left out."""
     model: str | None = None
     """Architecture of a checkpoint that does not name its own, such as resnet18."""
     num_classes: int | None = None
@@ -66,6 +66,8 @@ def export(config: ExportConfig, console: Console = QUIET) -> Path:
         raise unknown("format", config.format, FORMATS)
     form = FORMATS[config.format]
     out = config.out or config.checkpoint.with_suffix(form.suffix)
+    if config.out is None and out == config.checkpoint:
+        out = config.checkpoint.with_suffix(f".export{form.suffix}")
     if out.suffix != form.suffix:
         raise ValueError(f"out must end in {form.suffix} for {config.format}, but is {out}.")
     if out.resolve() == config.checkpoint.resolve():

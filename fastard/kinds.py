@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 
@@ -41,13 +41,21 @@ MOST_LISTED = 50
 _LOSSES = {kind.name: kind for kind in LossKind} | {"cw": LossKind.margin}
 
 
+def nearest(given: str, names: Sequence[str], cutoff: float = 0.6) -> list[str]:
+    """The known names that `given` may mean, the likeliest first."""
+    near = difflib.get_close_matches(given, names, n=5, cutoff=cutoff)
+    # A word that was written out or cut short before all others: epsilon, eps.
+    near.sort(key=lambda name: not (name.startswith(given) or given.startswith(name)))
+    return near
+
+
 def unknown(what: str, given: object, known: Iterable[str]) -> ValueError:
     """The one sentence for a name that is not known: the list, a long one in part, and the nearest.
 
     The list stands in its own order; of more than 50 names only the nearest are told.
     """
     names = list(known)
-    near = difflib.get_close_matches(str(given), names, n=5)
+    near = nearest(str(given), names)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     if len(names) > MOST_LISTED:
         names = [*(near or names[:5]), f"and {len(names) - len(near or names[:5])} more"]

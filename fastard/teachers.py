@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -18,6 +18,7 @@ from fastard.files import require_writable_dir, write_json
 from fastard.kinds import parse_norm
 from fastard.models.checkpoint import require_fits
 from fastard.progress import progress_bar
+from fastard.radius import trained_radius
 from fastard.transfer import (
     Transfer,
     combinations,
@@ -47,7 +48,8 @@ class TeachersConfig:
     """Download the data set into data_root when it is not there."""
     n: int = 1000
     """Only the first N training images, in the data set's order."""
-    eps: float = 8 / 255
+    eps: float | None = None
+    """Radius; the teachers' own where they have one, else 8/255, when left out."""
     alpha: float | None = None
     """Step size; eps / 4 when left out."""
     steps: int = 10
@@ -76,12 +78,16 @@ def select_teachers(config: TeachersConfig, console: Console | None = None) -> d
         )
     # Without synthetic images among them, the training images can be picked one by one.
     images = cast(data.ImageSet, splits.train)
-    networks, architectures = [], []
+    networks, architectures, trained = [], [], []
     for text in config.teacher:
         network, meta = _load(text)
         require_fits(meta, splits, source=f"the teacher {text}")
         networks.append(network.to(device))
         architectures.append(meta["architecture"])
+        trained.append(meta["extra"])
+    if config.eps is None:
+        config = replace(config, eps=trained_radius(trained, config.norm))
+    assert config.eps is not None
     require_writable_dir(config.out.parent)
     with progress_bar(console) as progress:
         task = progress.add_task("attacking", total=config.n)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +113,25 @@ def test_version_and_module():
     command = [sys.executable, "-m", "fastard", "--version"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed == f"fastard {fastard.__version__}\n"
+
+
+def test_radii_as_papers_write_them(monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "train", lambda config, console: seen.append(config))
+    assert (
+        cli.main(
+            [
+                "train",
+                "--method",
+                "trades",
+                "--eps",
+                "8/255",
+                "--alpha=2/255",
+                "--out",
+                "runs/8/255",
+            ]
+        )
+        == 0
+    )
+    (config,) = seen
+    assert (config.eps, config.alpha, config.out) == (8 / 255, 2 / 255, Path("runs/8/255"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -242,3 +243,53 @@ def test_out_that_is_a_folder_is_refused_before_evaluating(checkpoint, tmp_path,
     config = EvaluateConfig(checkpoint=checkpoint, data="digits", out=tmp_path)
     with pytest.raises(IsADirectoryError, match=r"out \(--out\) must be a file"):
         evaluate_checkpoint(config, QUIET)
+
+
+def test_another_evaluation_is_not_overwritten(checkpoint):
+    asked = {"checkpoint": checkpoint, "data": "digits", "n": 5}
+    evaluate_checkpoint(EvaluateConfig(**asked), QUIET)
+    out = checkpoint.parent / "net.basic.json"
+    before = out.read_text()
+    evaluate_checkpoint(EvaluateConfig(**asked), QUIET)
+    for other, named in (({"n": 4}, "n"), ({"eps": 0.1, "seed": 1}, "eps, seed")):
+        with pytest.raises(ValueError, match=f"holds an evaluation with another {named}: give"):
+            evaluate_checkpoint(EvaluateConfig(**{**asked, **other}), QUIET)
+    assert json.loads(out.read_text())["verdicts"] == json.loads(before)["verdicts"]
+    out.write_text("my notes")
+    with pytest.raises(ValueError, match="must be a new file or an earlier evaluation"):
+        evaluate_checkpoint(EvaluateConfig(**asked), QUIET)
+    assert out.read_text() == "my notes"
+
+
+def test_another_norm_needs_a_radius(checkpoint):
+    asked = {"checkpoint": checkpoint, "data": "digits", "n": 5, "norm": "L2"}
+    with pytest.raises(ValueError, match=r"eps \(--eps\) must be given with norm 'L2'"):
+        evaluate_checkpoint(EvaluateConfig(**asked), QUIET)
+    assert evaluate_checkpoint(EvaluateConfig(**asked, eps=1.0), QUIET)["norm"] == "L2"
+
+
+def test_networks_from_elsewhere(checkpoint, tmp_path, monkeypatch):
+    """As `--teacher` takes them: an architecture with a plain state dict, a library's network."""
+    monkeypatch.chdir(tmp_path)
+    network = models.load(checkpoint)
+    torch.save(network.state_dict(), tmp_path / "plain.pt")
+    named = f"small_cnn-4@{tmp_path / 'plain.pt'}"
+    asked = {"data": "digits", "n": 5}
+    own = evaluate_checkpoint(EvaluateConfig(checkpoint=checkpoint, **asked), QUIET)
+    other = evaluate_checkpoint(EvaluateConfig(checkpoint=Path(named), **asked), QUIET)
+    assert other["verdicts"] == own["verdicts"] and other["architecture"] == "small_cnn-4"
+    assert (tmp_path / "plain.basic.json").exists()
+
+    calls = []
+
+    def library(text, **options):
+        calls.append((text, options["num_classes"], options["in_channels"], options["image_size"]))
+        return network.eval()
+
+    monkeypatch.setattr("fastard.models.load_teacher", library)
+    found = evaluate_checkpoint(EvaluateConfig(checkpoint=Path("timm:tiny"), **asked), QUIET)
+    assert calls == [("timm:tiny", 10, 1, 8)]
+    assert found["verdicts"] == own["verdicts"] and found["architecture"] == "timm:tiny"
+    assert (tmp_path / "timm-tiny.basic.json").exists()
+    with pytest.raises(ValueError, match="data must be given"):
+        evaluate_checkpoint(EvaluateConfig(checkpoint=Path("timm:tiny")), QUIET)

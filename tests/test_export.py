@@ -113,7 +113,7 @@ def test_refusals(checkpoint: Path, monkeypatch, capsys) -> None:
 
     refused(r"unknown format 'onx' \(did you mean 'onnx'\?\)", format="onx")
     refused("out must end in .pt2 for exported, but is x.pt", format="exported", out=Path("x.pt"))
-    refused("out must be another file than the checkpoint")
+    refused("out must be another file than the checkpoint", out=checkpoint)
     refused("no checkpoint at none.pth", checkpoint=Path("none.pth"), format="torchscript")
     monkeypatch.setattr("fastard.export._installed", lambda name: name == "onnx")
     refused(r"needs onnxscript and onnxruntime.*pip install \"fastard\[export\]\"", format="onnx")

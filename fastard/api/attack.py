@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -78,6 +79,13 @@ class Attack:
         for value, name in ((eps, "eps"), (alpha, "alpha")):
             checks.radius(value, None, name)
         self.moves = Moves(eps, alpha, parse_norm(norm), clip_min, clip_max, l1_sparsity)
+        whole = clip_max - clip_min
+        if self.moves.norm == Norm.Linf and isinstance(eps, (int, float)) and eps > whole:
+            warnings.warn(
+                f"eps is {eps:g} but images span {whole:g}: a radius is in the images' own units, "
+                "such as 8/255 for images in [0, 1].",
+                stacklevel=3,
+            )
         self.steps, self.clip_start, self.n_restarts = steps, clip_start, n_restarts
         self.noise_device, self.generator = checks.device(noise_device, "noise_device"), generator
         self.return_info = return_info

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from fastard import checks, ops
 from fastard.api.attack import Bound
-from fastard.api.options import CommonOptions
+from fastard.api.options import CommonOptions, require_known
 from fastard.api.pgd import PGD
 from fastard.engine import Inference, Program, RowLoss
 from fastard.engine.unwrap import Model
@@ -40,6 +40,8 @@ def cw_linf(
     Arguments, return and errors otherwise as `pgd`. Carlini & Wagner 2017 (the loss); 30 steps and
     kappa 50 as RSLAD's family evaluates (Zi et al. 2021).
     """
+    known = CommonOptions.__optional_keys__ | {"eps", "alpha", "steps", "kappa"}
+    require_known("cw_linf", options, known)
     attack = PGD(model, "margin", eps=eps, alpha=alpha, steps=steps, kappa=kappa, **options)
     return attack(x, y)
 

@@ -8,11 +8,13 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from fastard.api.attack import Bound
-from fastard.api.options import CommonOptions, KLOptions, PGDOptions
+from fastard.api.options import CommonOptions, KLOptions, PGDOptions, require_known
 from fastard.api.pair import PairPGD
 from fastard.api.pgd import PGD, Loss
 from fastard.engine import Inference
 from fastard.engine.unwrap import Model
+
+_OWN = {"eps", "alpha", "steps"}
 
 
 def pgd(
@@ -45,6 +47,7 @@ def pgd(
     Raises:
         TypeError, ValueError: bad input, in one sentence, before anything has changed.
     """
+    require_known("pgd", options, PGDOptions.__optional_keys__ | _OWN | {"loss", "labels"})
     return PGD(model, loss, eps=eps, alpha=alpha, steps=steps, **options)(x, target, labels)
 
 
@@ -78,6 +81,7 @@ def pgd_kl(
 
     Zi et al. 2021 (RSLAD), Zhang et al. 2019 (TRADES).
     """
+    require_known("pgd_kl", options, KLOptions.__optional_keys__ | _OWN)
     return PGD(model, "kl", eps=eps, alpha=alpha, steps=steps, **options)(x, teacher_logits)
 
 
@@ -96,6 +100,7 @@ def pgd_ce(
 
     Arguments, return and errors as `pgd`. Madry et al. 2018.
     """
+    require_known("pgd_ce", options, CommonOptions.__optional_keys__ | _OWN)
     return PGD(model, "ce", eps=eps, alpha=alpha, steps=steps, **options)(x, y)
 
 
@@ -118,6 +123,7 @@ def pgd_kl_pair(
     `mean` and `std` belong to the student; the teacher takes pixels. Arguments, return and errors
     otherwise as `pgd_kl`. Huang et al. 2023 (AdaAD), Wu et al. 2023 (AdvFunMatch).
     """
+    require_known("pgd_kl_pair", options, KLOptions.__optional_keys__ | _OWN)
     return PairPGD(student, teacher, eps=eps, alpha=alpha, steps=steps, **options)(x)
 
 
@@ -149,6 +155,8 @@ def fgsm(
     alpha is the step size where it differs from eps (FGSM-RS: random_start="uniform", alpha
     1.25 * eps). Arguments, return and errors otherwise as `pgd`. Goodfellow et al. 2015.
     """
+    known = PGDOptions.__optional_keys__ | {"eps", "alpha", "loss", "labels"}
+    require_known("fgsm", options, known)
     options.setdefault("random_start", False)
     step = eps if alpha is None else alpha
     return PGD(model, loss, eps=eps, alpha=step, steps=1, **options)(x, y, labels)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from typing_extensions import TypedDict
+
+from fastard.kinds import nearest
 
 
 class CommonOptions(TypedDict, total=False):
@@ -44,3 +46,13 @@ class PGDOptions(KLOptions, total=False):
 
     kappa: float
     mix: float
+
+
+def require_known(of: str, options: Mapping[str, object], known: Iterable[str]) -> None:
+    """Raises TypeError for a keyword that the function `of` does not take."""
+    names = sorted(known)
+    for name in options:
+        if name not in names:
+            near = nearest(name, names, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise TypeError(f"{of} takes no keyword {name!r}{hint}")

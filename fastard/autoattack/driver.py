@@ -247,6 +247,11 @@ class AutoAttack:
 
     def _require_ready(self, x: Tensor, state_path: str | Path | None) -> None:
         """Refuses what an attack would fail on when its turn comes."""
+        if not len(self.attacks_to_run):
+            raise ValueError(
+                "attacks_to_run must name at least one attack, of apgd-ce, apgd-dlr, apgd-t, fab, "
+                "fab-t and square, but is empty."
+            )
         check_attacks(self.attacks_to_run)
         if "square" in self.attacks_to_run:
             require_square_fits(x, self.norm, self.epsilon)

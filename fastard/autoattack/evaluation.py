@@ -201,9 +201,9 @@ class Evaluation:
             report.broken_by[row] = RESTORED
         self.robust &= flags
         if lost.any():
-            self.owner.say(
-                f"The state says only that {int(lost.sum())} samples were broken: their clean "
-                "images are returned."
+            self._flag(
+                f"{self.state.path} says of {int(lost.sum())} samples only that they were broken, "
+                "and their images are not beside it: the clean ones are returned for them."
             )
             return
         robust = len(self.robust) - report.broken_by.count(CLEAN)

@@ -40,6 +40,12 @@ def checked_images(
     """
     if not isinstance(x, Tensor) or x.dtype not in _WHOLE:
         raise TypeError(f"x_orig must be float32 or float64, but is {checks.describe(x)}.")
+    known = _weights(model)
+    if known and not known & set(_WHOLE):
+        raise TypeError(
+            f"model must have float32 or float64 weights, as verdicts are, but has {known.pop()}: "
+            "pass model.float()."
+        )
     narrow = x.dtype == torch.float64 and attacked_dtype(model, x) != x.dtype
     inside = inner_model(model)[0]
     # A function may cast what it is given; a module takes what its weights are.

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastard.api import pgd_ce
-from fastard.compat.shared import check_published
+from fastard.compat.shared import check_optimizer, check_published
 
 __all__ = ["mart_loss"]
 
@@ -53,6 +53,7 @@ def mart_loss(
     Raises TypeError or ValueError for bad input, in one sentence.
     """
     check_published(distance, ("l_inf",), step_size, epsilon, perturb_steps)
+    check_optimizer(optimizer)
     x_adv = pgd_ce(
         model, x_natural, y, epsilon, step_size, perturb_steps, random_start="gaussian",
         noise_device="cpu", engine=engine, precision=precision)  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Variable
 
 from fastard.api import pgd_ce, pgd_kl
-from fastard.compat.shared import as_it_is, check_settings, device_of
+from fastard.compat.shared import as_it_is, check_optimizer, check_settings, device_of
 
 __all__ = ["F", "Variable", "attack_pgd", "nn", "np", "optim", "rslad_inner_loss", "torch"]
 
@@ -73,6 +73,7 @@ def rslad_inner_loss(
     Raises TypeError or ValueError for bad input, in one sentence.
     """
     check_settings(step_size=step_size, epsilon=epsilon, perturb_steps=perturb_steps)
+    check_optimizer(optimizer)
     x_adv = pgd_kl(
         model, x_natural, teacher_logits, epsilon, step_size, perturb_steps, noise_device="cpu",
         engine=engine, precision=precision)  # fmt: skip

@@ -71,6 +71,14 @@ def check_published(
     check_settings(step_size=step_size, epsilon=epsilon, perturb_steps=perturb_steps)
 
 
+def check_optimizer(optimizer: Any) -> None:
+    """Refuses what has no gradients to clear."""
+    if not callable(getattr(optimizer, "zero_grad", None)):
+        raise TypeError(
+            f"optimizer must be a torch.optim.Optimizer, but is {checks.describe(optimizer)}."
+        )
+
+
 def check_images(model: Model, x: Tensor, name: str) -> bool:
     """Refuses images that are none or, where values are looked at, outside [0, 1].
 

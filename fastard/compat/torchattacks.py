@@ -15,6 +15,10 @@ from fastard.engine import Inference
 __all__ = ["APGD", "FGSM", "PGD", "PGDL2", "TPGD"]
 
 
+def __getattr__(name: str) -> Any:
+    raise AttributeError(f"fastard.compat.torchattacks has {', '.join(__all__)}, but no {name!r}.")
+
+
 class FGSM(Attack):
     """One signed gradient step of size eps on the cross-entropy, without a random start.
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fastard import checks, losses
 from fastard.api import pgd_kl
-from fastard.compat.shared import check_images, check_published
+from fastard.compat.shared import check_images, check_optimizer, check_published
 from fastard.engine import Inference, Program, RowLoss
 from fastard.kinds import LossKind
 from fastard.shapes import per_sample
@@ -66,6 +66,8 @@ def trades_loss(
     """
     check_published(distance, ("l_inf", "l_2"), step_size, epsilon, perturb_steps)
     values = check_images(model, x_natural, "x_natural")
+    y = checks.labels(y, len(x_natural), x_natural.device).long()
+    check_optimizer(optimizer)
     target = Inference(model, precision, engine=engine)(x_natural)
     if distance == "l_inf":
         x_adv = pgd_kl(

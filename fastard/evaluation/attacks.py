@@ -16,8 +16,7 @@ from fastard.autoattack import AutoAttack
 from fastard.autoattack.report import ROBUST
 from fastard.engine import NoGradient
 from fastard.evaluation.noise import keyed_by
-
-REFERENCE_EPS = 8 / 255
+from fastard.radius import REFERENCE_EPS
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from fastard.data import ImageSet
 from fastard.engine import attack_mode
 from fastard.engine.precision import arithmetic, resolve
 from fastard.evaluation.attacks import (
-    REFERENCE_EPS,
     Setting,
     SuiteAttack,
     require_logits,
     usable,
 )
+from fastard.radius import REFERENCE_EPS
 
 
 @dataclass(frozen=True)

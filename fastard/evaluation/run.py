@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastard import checks
 from fastard.data import ImageSet
-from fastard.evaluation.attacks import REFERENCE_EPS, AutoAttackParts, Setting, SuiteAttack
+from fastard.evaluation.attacks import AutoAttackParts, Setting, SuiteAttack
 from fastard.evaluation.journal import Journal, column
 from fastard.evaluation.judge import judge_block
 from fastard.evaluation.pictures import examples
@@ -23,6 +23,7 @@ from fastard.evaluation.results import result_of
 from fastard.evaluation.suites import SUITES
 from fastard.kinds import parse_norm, unknown
 from fastard.progress import QUIET, progress_bar
+from fastard.radius import REFERENCE_EPS
 
 CLEAN = "clean"
 
@@ -113,7 +114,8 @@ class Evaluation:
         transferred = any(getattr(attack, "transferred", False) for attack in self.attacks)
         if transferred and setting.surrogate is None:
             raise ValueError(
-                f"surrogate must be given for the suite {suite!r}: its attacks are made on one."
+                f"surrogate (--surrogate) must be given for the suite {suite!r}: its attacks are "
+                "made on one."
             )
         self._blocks: list[dict[str, Any]] = []
 

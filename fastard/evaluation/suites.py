@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastard.evaluation.attacks import (
     CWL2,
-    REFERENCE_EPS,
     Attack,
     AutoAttackParts,
     SuiteAttack,
 )
+from fastard.radius import REFERENCE_EPS
 
 FGSM = Attack("fgsm", "FGSM", 1, REFERENCE_EPS, random_start=False)
 PGD_SAT = Attack("pgd_sat", "PGD-20", 20, 2 / 255, step="2/255")

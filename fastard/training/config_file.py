@@ -95,6 +95,18 @@ def with_file(config: TrainConfig) -> TrainConfig:
     return replace(base, **given)
 
 
+def require_kinds(config: TrainConfig) -> None:
+    """Raises TypeError for a setting of another kind than its own."""
+    hints = get_type_hints(TrainConfig, include_extras=True)
+    for item in fields(TrainConfig):
+        value, hint = getattr(config, item.name), hints[item.name]
+        try:
+            _as(str(value) if isinstance(value, Path) else value, hint)
+        except TypeError:
+            kind = type(value).__name__
+            raise TypeError(f"{item.name} must be {_said(hint)}, but is a {kind}.") from None
+
+
 def plain(values: Mapping[str, Any], source: str = "") -> dict[str, Any]:
     """Plain values as the settings that they are; raises ValueError for one that is none."""
     hints = get_type_hints(TrainConfig, include_extras=True)

@@ -9,10 +9,11 @@ from typing import Any
 
 from fastard import methods
 from fastard.device import resolve_device
+from fastard.kinds import Norm, parse_norm
 from fastard.methods.recipes import Preset
 from fastard.methods.registry import METHODS
 from fastard.training.config import Resolved, TrainConfig
-from fastard.training.config_file import with_file
+from fastard.training.config_file import require_kinds, with_file
 from fastard.training.limits import LR_GAMMA, require_valid
 
 
@@ -57,6 +58,7 @@ def resolve(config: TrainConfig) -> Resolved:
 
     Raises ValueError for a setting that cannot be, FileNotFoundError for a file that is not there.
     """
+    require_kinds(config)
     config = with_file(config)
     if config.method is None:
         raise ValueError(f"method must be given, one of {', '.join(methods.presets())}.")
@@ -123,14 +125,23 @@ def _attack(config: TrainConfig, preset: Preset, data_eps: float) -> dict[str, A
     # What a base brings along for the data set stands behind recipe and user.
     options = {**method.data_options(options, config.data), **options}
     given = {name: options.pop(name, None) for name in ("eps", "alpha", "steps", "norm")}
-    eps = _first(config.eps, given["eps"], data_eps)
-    # A step size belongs to the radius that it came with.
+    norm = _first(config.norm, given["norm"], "Linf")
+    # A radius belongs to its norm, a step size to the radius that it came with.
+    own = parse_norm(norm) == parse_norm(_first(given["norm"], "Linf"))
+    eps = config.eps if config.eps is not None else given["eps"] if own else None
+    if eps is None:
+        if parse_norm(norm) != Norm.Linf:
+            raise ValueError(
+                f"eps (--eps) must be given with norm {norm!r}: {data_eps:.5g}, the radius of "
+                f"{config.data}, is Linf's."
+            )
+        eps = data_eps
     alpha = given["alpha"] if eps == given["eps"] else None
     return {
         "eps": eps,
         "alpha": _first(config.alpha, alpha, eps / 4),
         "steps": _first(config.steps, given["steps"], 10),
-        "norm": _first(config.norm, given["norm"], "Linf"),
+        "norm": norm,
         "options": options,
     }
 

@@ -111,10 +111,13 @@ class Outcome:
         """What is about to be trained, and where it runs otherwise than asked."""
         config = self.config
         begin = f"{epoch + 1}, after step {step}," if step else str(epoch + 1)
+        epochs = f"epochs {begin} to {config.epochs}"
+        if epoch >= config.epochs:
+            epochs = f"all {config.epochs} epochs are trained already"
         yield (
             f"{config.method} on {config.data} ({len(self.splits.train)} training images, "
-            f"{config.val} held out), {config.student} on {config.device}: epochs {begin} "
-            f"to {config.epochs}, eps {config.eps:.5g} {config.norm}, alpha {config.alpha:.5g}, "
+            f"{config.val} held out), {config.student} on {config.device}: {epochs}, "
+            f"eps {config.eps:.5g} {config.norm}, alpha {config.alpha:.5g}, "
             f"{config.steps} steps; best.safetensors: {SELECTIONS[config.selection]}"
         )
         never = [str(epoch) for epoch in config.milestones if epoch > config.epochs]

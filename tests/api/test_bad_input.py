@@ -126,7 +126,16 @@ BAD = {
                      lambda: fastard.pgd(NET, X, Y, loss=lambda z, y: z)),
     "loss-constant": (ValueError, "loss must depend on the logits",
                       lambda: fastard.pgd(NET, X, Y, loss=lambda z, y: torch.zeros(4))),
-    "unknown-option": (TypeError, "unexpected keyword argument 'epsilon'", lambda: kl(epsilon=0.1)),
+    "unknown-option": (TypeError, "pgd_kl takes no keyword 'epsilon'; did you mean 'eps'",
+                       lambda: kl(epsilon=0.1)),
+    "option-typo": (TypeError, "pgd_ce takes no keyword 'step'; did you mean 'steps'",
+                    lambda: fastard.pgd_ce(NET, X, Y, step=3)),
+    "option-elsewhere": (TypeError, "pgd_ce takes no keyword 'loss'",
+                         lambda: fastard.pgd_ce(NET, X, Y, loss="kl")),
+    "fgsm-steps": (TypeError, "fgsm takes no keyword 'steps'",
+                   lambda: fastard.fgsm(NET, X, Y, steps=2)),
+    "cw-option": (TypeError, "cw_linf takes no keyword 'kapa'; did you mean 'kappa'",
+                  lambda: fastard.cw_linf(NET, X, Y, kapa=2.0)),
 }  # fmt: skip
 
 
@@ -180,3 +189,13 @@ def test_debug_checks_every_call():
         assert settings.check_values(NET, key, "cuda")
     assert not settings.check_values(NET, key, "cuda")
     assert settings.check_values(NET, key, "cpu")
+
+
+def test_a_radius_in_other_units_is_warned_about():
+    with pytest.warns(UserWarning, match="eps is 8 but images span 1: .* such as 8/255"):
+        fastard.pgd_ce(NET, X, Y, eps=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastard.pgd_ce(NET, X, Y, eps=1.0)
+        fastard.pgd_ce(NET, X, Y, eps=8.0, norm="L2")
+        fastard.pgd_ce(NET, 255 * X, Y, eps=8, clip_max=255)

@@ -328,3 +328,18 @@ def test_a_model_of_other_answers_is_refused(monkeypatch):
         run(nn.Identity())
     with pytest.raises(ValueError, match="at least 2 classes"):
         run(Mean(1), (images()[0], torch.zeros(10, dtype=torch.int64)))
+
+
+def test_without_an_attack_nothing_is_evaluated():
+    attack = fastard.AutoAttack(Mean(), eps=EPS, version="custom", verbose=False)
+    with pytest.raises(ValueError, match="must name at least one attack, of apgd-ce"):
+        attack.run_standard_evaluation(*images())
+
+
+def test_half_weights_are_refused_as_verdicts_are_fp32():
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(10)).eval()
+    x, y = images()
+    model(x)
+    attack = fastard.AutoAttack(model.half(), eps=EPS, verbose=False)
+    with pytest.raises(TypeError, match=r"but has torch.float16: pass model.float\(\)"):
+        attack.run_standard_evaluation(x, y)

@@ -201,3 +201,8 @@ def test_int_images_settings_read_at_each_call_and_repr():
         attack.set_return_type("uint8")
     with pytest.raises(ValueError, match="PGD needs labels"):
         attack(x)
+
+
+def test_an_attack_that_is_not_here():
+    with pytest.raises(AttributeError, match="has APGD, FGSM, PGD, PGDL2, TPGD, but no 'CW'"):
+        torchattacks.CW  # noqa: B018

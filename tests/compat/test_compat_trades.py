@@ -96,3 +96,12 @@ def test_an_unknown_distance_is_refused_before_anything_changes():
     with pytest.raises(ValueError, match="epsilon must be finite and not negative"):
         trades.trades_loss(pair.ours, pair.x, pair.y, mine, epsilon=-1.0)
     assert not pair.ours.training and all(p.grad is not None for p in pair.ours.parameters())
+
+
+def test_what_the_loss_would_stumble_over_is_refused_before_the_attack(monkeypatch):
+    pair = twins()
+    monkeypatch.setattr(trades, "pgd_kl", None)
+    with pytest.raises(TypeError, match="y must hold integer class indices, but is float32"):
+        trades.trades_loss(pair.ours, pair.x, pair.y.float(), pair.optimizers()[0])
+    with pytest.raises(TypeError, match="optimizer must be a torch.optim.Optimizer, but is"):
+        trades.trades_loss(pair.ours, pair.x, pair.y, None)

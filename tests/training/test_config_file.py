@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
 from small_runs import assert_same_weights, quick
@@ -117,6 +118,7 @@ def test_another_schedule_leaves_the_milestones_of_the_file(tmp_path):
         ({"teacher_model": ("resnet18",)}, "teacher_model needs teacher, but is"),
         ({"original_share": 0.5}, "original_share needs extra, but is 0.5 without it"),
         ({"epochs": 20, "milestones": (74, 90)}, "milestones must lie within the 20 epochs"),
+        ({"norm": "L2"}, r"eps \(--eps\) must be given with norm 'L2': 0.15, .* is Linf's"),
     ],
 )
 def test_a_setting_without_effect_is_refused(settings, sentence):
@@ -143,3 +145,21 @@ def test_a_resumed_run_takes_another_schedule_without_its_milestones():
     asked = TrainConfig(resume=True, allow_changes=True, schedule="cosine", average="swa")
     config = resolve(resumed(asked, saved))
     assert (config.schedule, config.milestones, config.ema_decay) == ("cosine", (), None)
+
+
+def test_a_radius_given_goes_with_any_norm():
+    found = resolve(TrainConfig(method="trades", norm="L2", eps=1.0))
+    assert (found.eps, found.alpha, found.norm) == (1.0, 0.25, "L2")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"eps": "8/255"}, "eps must be a number or nothing, but is a str"),
+        ({"student": torch.nn.Linear(2, 2)}, "student must be a text or nothing, but is a Linear"),
+        ({"epochs": 1.5}, "epochs must be a whole number or nothing, but is a float"),
+    ],
+)
+def test_another_kind_of_value_is_refused(settings, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        resolve(TrainConfig(method="trades", **settings))
