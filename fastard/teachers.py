@@ -85,16 +85,15 @@ def select_teachers(config: TeachersConfig, console: Console | None = None) -> d
         networks.append(network.to(device))
         architectures.append(meta["architecture"])
         trained.append(meta["extra"])
-    if config.eps is None:
-        config = replace(config, eps=trained_radius(trained, config.norm))
-    assert config.eps is not None
+    eps = trained_radius(trained, config.norm) if config.eps is None else config.eps
+    config = replace(config, eps=eps, alpha=eps / 4 if config.alpha is None else config.alpha)
     require_writable_dir(config.out.parent)
     with progress_bar(console) as progress:
         task = progress.add_task("attacking", total=config.n)
         found = transferability(
             networks,
             images.first(config.n),
-            eps=config.eps,
+            eps=eps,
             alpha=config.alpha,
             steps=config.steps,
             norm=config.norm,
@@ -157,7 +156,7 @@ def _result(
         "split": "train",
         "n": config.n,
         "eps": config.eps,
-        "alpha": config.eps / 4 if config.alpha is None else config.alpha,
+        "alpha": config.alpha,
         "steps": config.steps,
         "norm": config.norm,
         "seed": config.seed,

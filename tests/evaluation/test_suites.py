@@ -85,7 +85,9 @@ def test_transfer_attacks_the_surrogate_and_asks_the_model(images):
     assert same["verdicts"]["transfer_cw"] == alone["verdicts"]["cw_inf"]
     assert moved["accuracy"]["transfer_pgd"] >= same["accuracy"]["transfer_pgd"]
     assert moved["verdicts"]["transfer_pgd"] != same["verdicts"]["transfer_pgd"]
-    with pytest.raises(ValueError, match="surrogate must be given for the suite 'transfer'"):
+    with pytest.raises(
+        ValueError, match="surrogate .--surrogate. must be given for the suite 'transfer'"
+    ):
         evaluate(model, images, suite="transfer")
 
 

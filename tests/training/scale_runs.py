@@ -24,7 +24,7 @@ EXACT = {
     "trades": {"average": "ema", "ema_decay": 0.5},
     "n-fgsm": {"options": {"attack_mode": "train"}},
     "lbgat": {"clip_grad": 1.0},
-    "pgd-at": {"norm": "L2", "awp_gamma": 0.01, "clip_grad": 1.0},
+    "pgd-at": {"norm": "L2", "eps": 0.15, "awp_gamma": 0.01, "clip_grad": 1.0},
     "rice": {"options": {"faithful": True}},
     "free": {"options": {"m": 2}},
     "rslad": {"options": {"reduction": "sum", "scale": 0.01}},
