@@ -37,7 +37,7 @@ from fastard.engine import Program, attack_mode
 from fastard.engine.passes import NoGradient
 from fastard.engine.precision import arithmetic, resolve
 from fastard.engine.unwrap import Model
-from fastard.kinds import parse_norm, unknown
+from fastard.kinds import nearest, parse_norm, unknown
 
 COMPATS = (None, "official")
 
@@ -131,6 +131,7 @@ class AutoAttack:
             model, self.norm, self.epsilon, self.seed, self.device, self.logger, compat
         )
         self._made = settings_of(self._attacks())
+        self._names = {id(attack): set(vars(attack)) for attack in self._attacks().values()}
         if version != "custom":
             self.set_version(version)
 
@@ -253,6 +254,12 @@ class AutoAttack:
                 "fab-t and square, but is empty."
             )
         check_attacks(self.attacks_to_run)
+        for name, attack in self._attacks().items():
+            known = self._names.get(id(attack), set(vars(attack)))  # all of an attack of the user's
+            for other in sorted(set(vars(attack)) - known):
+                near = nearest(other, sorted(known))
+                hint = f": did you mean {near[0]!r}?" if near else "."
+                self.logger.warning(f"{name} has no setting {other!r}, which does nothing{hint}")
         if "square" in self.attacks_to_run:
             require_square_fits(x, self.norm, self.epsilon)
         if self.compat is None:

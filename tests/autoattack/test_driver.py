@@ -343,3 +343,11 @@ def test_half_weights_are_refused_as_verdicts_are_fp32():
     attack = fastard.AutoAttack(model.half(), eps=EPS, verbose=False)
     with pytest.raises(TypeError, match=r"but has torch.float16: pass model.float\(\)"):
         attack.run_standard_evaluation(x, y)
+
+
+def test_a_misspelt_setting_is_warned_about():
+    attack = fastard.AutoAttack(Mean(), eps=EPS, seed=0, verbose=False)
+    attack.cheap()
+    attack.apgd.n_iters = 2
+    with pytest.warns(UserWarning, match="apgd has no setting 'n_iters', .* did you mean 'n_iter'"):
+        attack.run_standard_evaluation(*images(2))
