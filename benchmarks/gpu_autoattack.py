@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 import fastard
 from fastard import models
-from fastard.autoattack.referee import official_attack
+from fastard.autoattack.referee import official_attack, official_images
 
+from .autoattack_contest import surviving
 from .gpu_record import put
 
 NETWORK, IMAGES, EPS = "resnet18", 128, 1 / 255
@@ -49,12 +50,6 @@ def published(net: nn.Module, device: str) -> tuple[str, Any]:
     return "pyautoattack", shortened(attack)
 
 
-def robust(net: nn.Module, x_adv: Tensor, y: Tensor) -> Tensor:
-    """[B] bool: the images whose label the unmodified network still gives."""
-    with torch.no_grad():
-        return net(x_adv).argmax(1) == y
-
-
 def timed(run: Callable[[], Any], device: str) -> tuple[Any, float]:
     """What the run returns, and its seconds until the device is done."""
     if device != "cpu":
@@ -71,10 +66,9 @@ def measure(device: str, images: int = IMAGES, network: str = NETWORK) -> dict[s
     torch.manual_seed(0)
     net = models.build(network, in_channels=3, image_size=32).to(device).eval()
     x = torch.rand(images, 3, 32, 32, device=device)
-    y = robust_labels(net, x)
+    with torch.no_grad():
+        y = net(x).argmax(1)
     who, other = published(net, device)
-    run_other = other.run_standard_evaluation
-    keyword = "batch_size" if who == "pyautoattack" else "bs"
 
     def ours(capture: str) -> Tensor:
         attack = shortened(fastard.AutoAttack(net, "Linf", EPS, seed=0, verbose=False))
@@ -89,7 +83,7 @@ def measure(device: str, images: int = IMAGES, network: str = NETWORK) -> dict[s
         return attack.run_standard_evaluation(x, y, bs=images)
 
     loops: dict[str, Callable[[], Any]] = {
-        who: lambda: run_other(x, y, **{keyword: images}),
+        who: lambda: official_images(other, net, x, y, images)[0],
         "fastard": lambda: ours("auto"),
         "fastard, no graphs": lambda: ours("never"),
     }
@@ -99,7 +93,7 @@ def measure(device: str, images: int = IMAGES, network: str = NETWORK) -> dict[s
     for turn in range(ROUNDS + 1):
         for name, run in loops.items():
             x_adv, took = timed(run, device)
-            left[name] = robust(net, x_adv[0] if isinstance(x_adv, tuple) else x_adv, y)
+            left[name] = surviving(net, x_adv, y)
             if turn:
                 seconds[name] = min(took, seconds.get(name, took))
     differing = {name: int((left[name] != left[who]).sum()) for name in loops if name != who}
@@ -120,12 +114,6 @@ def measure(device: str, images: int = IMAGES, network: str = NETWORK) -> dict[s
             "value": ratio, "at_least": LEAST, "reached": ratio >= LEAST,
         }],
     }  # fmt: skip
-
-
-def robust_labels(net: nn.Module, x: Tensor) -> Tensor:
-    """The network's own answers: every image is right when clean."""
-    with torch.no_grad():
-        return net(x).argmax(1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -139,7 +139,10 @@ def evaluate_checkpoint(config: EvaluateConfig, console: Console | None = None) 
     }  # fmt: skip
     if ranks.first:
         _require_own(out, settings)
-    about = _identity(config, subject, setting, name) | {
+    about = settings | {
+        **_digests(config, subject),
+        # As asked for: a journal that was begun without it goes on without it.
+        "n": config.n,
         "model": subject.architecture,
         "surrogate_model": surrogate_meta.get("architecture"),
         "images": images_digest(run.images),
@@ -218,24 +221,12 @@ def _surrogate(
     return surrogate, meta
 
 
-def _identity(
-    config: EvaluateConfig, subject: Subject, setting: Setting, name: str
-) -> dict[str, Any]:
-    """What the verdicts depend on."""
+def _digests(config: EvaluateConfig, subject: Subject) -> dict[str, str | None]:
+    """What tells the networks' weights from others."""
     surrogate = None
     if config.surrogate is not None:
         surrogate = hashlib.sha256(config.surrogate.read_bytes()).hexdigest()
-    return {
-        "checkpoint": subject.digest(),
-        "surrogate": surrogate,
-        "suite": config.suite,
-        "data": name,
-        "n": config.n,
-        "eps": setting.eps,
-        "norm": setting.norm,
-        "seed": setting.seed,
-        "precision": setting.precision,
-    }
+    return {"checkpoint": subject.digest(), "surrogate": surrogate}
 
 
 def _shared(config: EvaluateConfig, out: Path, console: Console) -> dict[str, Any]:

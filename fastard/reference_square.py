@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastard.shapes import per_sample
+
 # Numbers of a query before the channels' signs: a window's offsets; in L2 and L1 those of two
 # windows and whether the pyramid is transposed.
 PLACES = {"Linf": 2, "L2": 5, "L1": 5}
@@ -16,7 +18,7 @@ Bound = float | Tensor
 
 def column(t: Bound, x: Tensor) -> Bound:
     """A value per sample as it multiplies images."""
-    return t.view(-1, *[1] * (x.dim() - 1)) if isinstance(t, Tensor) else t
+    return per_sample(t, x) if isinstance(t, Tensor) else t
 
 
 def signs(u: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def test_both_sides_are_timed_and_agree(measured):
 def test_differing_verdicts_are_a_failure(monkeypatch):
     answers = iter([[True] * 6, [True] * 6, [False] * 6] * 2)
     monkeypatch.setattr(
-        gpu_autoattack, "robust", lambda net, x, y: (y == y) & y.new_tensor(next(answers)).bool()
+        gpu_autoattack, "surviving", lambda net, x, y: (y == y) & y.new_tensor(next(answers)).bool()
     )
     found = gpu_autoattack.measure("cpu", images=6, network="small_cnn-16")
     assert found["differing"]["fastard, no graphs"] == 6 and len(found["failures"]) == 1

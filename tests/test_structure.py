@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reference_apgd": {"reference", "shapes"},
     "reference_layers": set(),
     "reference_noise": set(),
-    "reference_square": set(),
+    "reference_square": {"shapes"},
     "settings": set(),
     "device": PLAIN,
     "progress": PLAIN,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastard import checks, ops
-from fastard.api.images import searched
+from fastard.api.images import noise_place, searched
 from fastard.api.run import Goal, Run
 from fastard.attacks import STARTS, Moves, Start, preserved_rng
 from fastard.engine import capture
@@ -102,9 +102,7 @@ class Attack:
             checks.in_box(x, self.moves.clip_min, self.moves.clip_max)
 
     def _start(self, x: Tensor) -> Start:
-        device = self.noise_device
-        if device is None:
-            device = self.generator.device if self.generator is not None else x.device
+        device = noise_place(self.noise_device, self.generator, x)
         return Start(self.start, self.clip_start, self.moves.norm, device, self.generator)
 
     def _attack(self, goal: Goal, x: Tensor, values: bool, explain: Callable[[], str]) -> Any:

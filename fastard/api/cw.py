@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from fastard import checks, ops
+from fastard import checks
 from fastard.api.attack import Bound
+from fastard.api.images import checked, returned, searched
 from fastard.api.options import CommonOptions, require_known
 from fastard.api.pgd import PGD
 from fastard.engine import Inference, Program, RowLoss
@@ -96,16 +97,13 @@ def cw_l2(
     Carlini & Wagner 2017 (arXiv 1608.04644); defaults and order of advertorch's
     CarliniWagnerL2Attack, which also stops early, as this does not.
     """
-    checks.floating(x, "x")
-    checks.box(clip_min, clip_max)
-    checks.in_box(x, clip_min, clip_max)
-    y = checks.labels(y, len(x), x.device).to(torch.int64)
+    y = checked(x, y, clip_min, clip_max)
     steps = checks.steps(steps)
     searches = checks.steps(binary_search_steps, "binary_search_steps")
     for value, name in ((c, "c"), (kappa, "kappa"), (lr, "lr")):
         if not 0 <= checks.number(value, name) < float("inf"):
             raise ValueError(f"{name} must be at least 0 and finite, but is {value}.")
-    images = x.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    images = searched(x)
     program = Program(model, precision, engine=engine)
     best = images.clone()
     norm = torch.full((len(x),), torch.inf, dtype=images.dtype, device=x.device)
@@ -122,7 +120,7 @@ def cw_l2(
                 high = torch.where(found, torch.minimum(high, weight), high)
                 low = torch.where(found, low, torch.maximum(low, weight))
                 weight = torch.where(high.isfinite(), (low + high) / 2, weight * 10)
-    adv = best if x.dtype == best.dtype else ops.round_towards(best, x.detach())
+    adv = returned(best, x)
     if not return_info:
         return adv
     answer = Inference(model, "fp32", engine=False)(adv).argmax(1)

@@ -37,14 +37,13 @@ def l1_step(
     box: Box,
 ) -> Tensor:  # fmt: skip
     """The next point; size and share, the part of coordinates to move, are [B]."""
-    column = (-1, *[1] * (x.dim() - 1))
     n = x[0].numel()
     ranked = grad.abs().reshape(len(grad), -1).sort(-1)[0]
     skipped = ((1.0 - share) * n).clamp(0, n - 1).long()
-    threshold = ranked.gather(1, skipped[:, None]).view(column)
+    threshold = per_sample(ranked.gather(1, skipped[:, None]), x)
     signs = (grad * (grad.abs() >= threshold).float()).sign()
-    moving = signs.abs().reshape(len(grad), -1).sum(-1).view(column)
-    u = x_adv + size.view(column) * signs / (moving + 1e-10) - x
+    moving = per_sample(signs.abs().reshape(len(grad), -1).sum(-1), x)
+    u = x_adv + per_sample(size, x) * signs / (moving + 1e-10) - x
     return x + u + onto_ball_and_box(x, u, eps, box)
 
 

@@ -254,12 +254,6 @@ class AutoAttack:
                 "fab-t and square, but is empty."
             )
         check_attacks(self.attacks_to_run)
-        for name, attack in self._attacks().items():
-            known = self._names.get(id(attack), set(vars(attack)))  # all of an attack of the user's
-            for other in sorted(set(vars(attack)) - known):
-                near = nearest(other, sorted(known))
-                hint = f": did you mean {near[0]!r}?" if near else "."
-                self.logger.warning(f"{name} has no setting {other!r}, which does nothing{hint}")
         if "square" in self.attacks_to_run:
             require_square_fits(x, self.norm, self.epsilon)
         if self.compat is None:
@@ -267,6 +261,15 @@ class AutoAttack:
                 require_keys(attack.n_restarts)
         require_place(state_path, "state_path")
         require_place(self.logger.log_path, "log_path")
+
+    def misspelt(self) -> Iterator[str]:
+        """A sentence for each attribute that an attack was given and does not have."""
+        for name, attack in self._attacks().items():
+            known = self._names.get(id(attack), set(vars(attack)))  # all of an attack of the user's
+            for other in sorted(set(vars(attack)) - known):
+                near = nearest(other, sorted(known))
+                hint = f": did you mean {near[0]!r}?" if near else "."
+                yield f"{name} has no setting {other!r}, which does nothing{hint}"
 
     def run_standard_evaluation_individual(
         self,

@@ -91,6 +91,8 @@ class Evaluation:
             owner.say(f"using {owner.version} version including {', '.join(left)}.")
             if self.state.run_attacks:
                 owner.say(f"{', '.join(self.state.run_attacks)} was/were already run.")
+            for sentence in owner.misspelt():
+                self._flag(sentence)
             classes = self._check_model()
             self.search = self._made_search()
             chosen = self._planned(classes)

@@ -351,3 +351,4 @@ def test_a_misspelt_setting_is_warned_about():
     attack.apgd.n_iters = 2
     with pytest.warns(UserWarning, match="apgd has no setting 'n_iters', .* did you mean 'n_iter'"):
         attack.run_standard_evaluation(*images(2))
+    assert sum("n_iters" in flag for flag in attack.report.flags) == 1
